@@ -1,0 +1,217 @@
+r"""Denoisers: (x_t, t, cond) -> Prediction, with the loss that trains them.
+
+Guidance, fine-tuning and subspace encoders all take a Denoiser and return a Denoiser, so they nest.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from payoff.predictions import SPELLINGS, Prediction, TokenPrediction
+from payoff.processes import GaussianProcess, MaskProcess, Process
+from payoff.spaces import Condition, expand_to
+
+
+class Denoiser(nn.Module, ABC):
+    """An estimate of the clean sample at every noise level.
+
+    Attributes:
+        process: the corruption it reverses.
+    """
+
+    process: Process
+
+    @abstractmethod
+    def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Any:
+        """The prediction for x_t (B, ...) at times t, () or (B,), under the condition."""
+
+    def loss(
+        self,
+        x0: Tensor,
+        t: Tensor,
+        cond: Condition | None = None,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """The denoising loss of each clean sample x0 (B, ...) at times t (B,): shape (B,)."""
+        raise NotImplementedError(f"{type(self).__name__} cannot be trained: it has no loss")
+
+    def extra_repr(self) -> str:
+        return f"process={self.process}"
+
+
+class NetDenoiser(Denoiser):
+    r"""A network with its preconditioning.
+
+    With ``spelling="edm"`` (the default) and data of standard deviation :math:`\sigma_d`,
+
+    .. math::
+        \hat x_0 = c_{skip}\,x_t + c_{out}\,F(c_{in}\,x_t,\ \lambda_t/8,\ \text{cond}),\qquad
+        c_{in}^{-2} = \alpha^2\sigma_d^2+\sigma^2,\quad
+        c_{skip} = \alpha\sigma_d^2 c_{in}^2,\quad c_{out} = \sigma\sigma_d c_{in},
+
+    which is Karras et al.'s preconditioning carried to any (α, σ); for a variance-preserving
+    schedule and :math:`\sigma_d = 1` it is velocity prediction. The loss is the squared error of F
+    against its target, a mean over degrees of freedom: every noise level weighs the same. With any
+    other spelling (``x0``, ``noise``, ``velocity``, ``flow``, ``score``) F is that quantity.
+
+    Args:
+        net: called as ``net(x (B, ...), noise_level (B,), cond)``; returns x's shape.
+        process: a :class:`GaussianProcess`.
+        spelling: what the network's output means.
+        sigma_data: standard deviation of the data per coordinate, in the data's units.
+
+    Reference: Elucidating the Design Space of Diffusion-Based Generative Models (Karras, Aittala,
+    Aila, Laine, 2022), table 1.
+    """
+
+    process: GaussianProcess
+
+    def __init__(
+        self,
+        net: nn.Module,
+        process: GaussianProcess,
+        spelling: str = "edm",
+        sigma_data: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if spelling != "edm" and spelling not in SPELLINGS:
+            raise ValueError(
+                f"unknown spelling {spelling!r}: expected one of edm, {', '.join(SPELLINGS)}"
+            )
+        self.net, self.process = net, process
+        self.spelling, self.sigma_data = spelling, sigma_data
+
+    def forward(self, x_t, t, cond=None):
+        alpha, sigma = self.process.schedule(t)
+        if self.spelling != "edm":
+            out = self.process.space.project(self._call(x_t, t, cond), cond)
+            return Prediction.of(self.spelling, out, x_t, alpha, sigma)
+        c_in, c_skip, c_out = self._gains(alpha, sigma, x_t)
+        out = self.process.space.project(self._call(c_in * x_t, t, cond), cond)
+        return Prediction.of("x0", torch.addcmul(c_skip * x_t, c_out, out), x_t, alpha, sigma)
+
+    def loss(self, x0, t, cond=None, *, generator=None):
+        x_t, noise = self.process.corrupt_with_noise(x0, t, cond, generator=generator)
+        alpha, sigma = self.process.schedule(t)
+        if self.spelling == "edm":
+            c_in, c_skip, c_out = self._gains(alpha, sigma, x_t)
+            out, target = self._call(c_in * x_t, t, cond), (x0 - c_skip * x_t) / c_out
+        else:
+            out = self._call(x_t, t, cond)
+            clean = Prediction(x0, x_t, alpha, sigma)
+            target = noise if self.spelling == "noise" else getattr(clean, self.spelling)
+            if self.spelling == "score":  # weight σ², the usual one: otherwise t = 0 dominates
+                out, target = out * expand_to(sigma, x0), -noise
+        error = self.process.space.project(out - target, cond).flatten(1).square().sum(1)
+        return error / self.process.space.dof(x0, cond)
+
+    def _call(self, x: Tensor, t: Tensor, cond: Condition | None) -> Tensor:
+        level = self.process.schedule.log_snr(t) / 8
+        return self.net(x, level.expand(x.shape[0]), cond)
+
+    def _gains(self, alpha: Tensor, sigma: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        alpha, sigma = expand_to(alpha, x), expand_to(sigma, x)
+        d = self.sigma_data
+        c_in = torch.rsqrt((alpha * d) ** 2 + sigma**2)
+        return c_in, alpha * d**2 * c_in**2, sigma * d * c_in
+
+
+class Subspace(Denoiser):
+    r"""Encoder, denoiser in few dimensions, decoder: the score class of RCGDM.
+
+    .. math:: \hat x_0(x_t) = V\,\hat z_0(V^\top x_t,\, t,\, \text{cond}),\qquad V^\top V = I_d ,
+
+    equivalently the score :math:`\tfrac1{\sigma^2}(\alpha V\hat z_0(V^\top x) - x)`: a linear
+    encoder :math:`V^\top`, a linear decoder :math:`V` and the skip connection
+    :math:`-x/\sigma^2`. For data on a subspace this form is exact, and whatever the inner network does, samples end within the
+    noise of t = 0 of span(V). V starts at a random orthonormal frame, or at ``frame``, and stays
+    orthonormal by construction.
+
+    Args:
+        inner: a denoiser of d-dimensional samples, with the same schedule.
+        dim: the ambient dimension D.
+        frame: optional start for V, shape (D, d).
+
+    Reference: Reward-Directed Conditional Diffusion (Yuan, Huang, Ni, Chen, Wang, 2023), section 3;
+    the class is that of Score Approximation, Estimation and Distribution Recovery of Diffusion
+    Models on Low-Dimensional Data (Chen, Huang, Zhao, Wang, 2023).
+    """
+
+    process: GaussianProcess
+
+    def __init__(
+        self, inner: Denoiser, dim: int, latent_dim: int, frame: Tensor | None = None
+    ) -> None:
+        super().__init__()
+        if not 0 < latent_dim <= dim:
+            raise ValueError(f"need 0 < latent_dim <= dim, got {latent_dim} and {dim}")
+        assert isinstance(inner.process, GaussianProcess)
+        self.inner, self.dim, self.latent_dim = inner, dim, latent_dim
+        self.process = inner.process
+        self.encoder = nn.Linear(dim, latent_dim, bias=False)
+        with torch.no_grad():
+            start = torch.randn(dim, latent_dim) if frame is None else frame
+            self.encoder.weight.copy_(torch.linalg.qr(start)[0].T)
+        nn.utils.parametrizations.orthogonal(self.encoder)
+
+    @property
+    def frame(self) -> Tensor:
+        """V, shape (D, d), with orthonormal columns."""
+        return self.encoder.weight.T
+
+    def forward(self, x_t, t, cond=None):
+        alpha, sigma = self.process.schedule(t)
+        frame = self.frame
+        z = self.inner(x_t @ frame, t, cond)
+        return Prediction(z.x0 @ frame.T, x_t, alpha, sigma)
+
+    def loss(self, x0, t, cond=None, *, generator=None):
+        r"""Weighted :math:`\|x_0-\hat x_0\|^2/D` with the inner denoiser's EDM weight.
+
+        The weight is :math:`1/c_{out}^2 = (\alpha^2\sigma_d^2+\sigma^2)/(\sigma\sigma_d)^2`, capped
+        at 100: close to t = 0 the part of x0 outside span(V) would swamp everything else.
+        """
+        x_t, _ = self.process.corrupt_with_noise(x0, t, cond, generator=generator)
+        alpha, sigma = self.process.schedule(t)
+        sigma_data = getattr(self.inner, "sigma_data", 1.0)
+        weight = ((alpha * sigma_data) ** 2 + sigma**2) / (sigma * sigma_data) ** 2
+        error = (x0 - self(x_t, t, cond).x0).flatten(1).square().mean(1)
+        return weight.clamp(max=100.0) * error
+
+
+class TokenDenoiser(Denoiser):
+    r"""A network over partly masked tokens.
+
+    ``net(x_t (B, L), noise_level (B,), cond)`` returns logits (B, L, V). The loss is the negative
+    ELBO of absorbing diffusion in nats per token, with keep probability k,
+    :math:`\frac{k'_t}{1-k_t}\,\frac1L\sum_{\ell\,masked}\log p(x_0^\ell\mid x_t)`.
+
+    Reference: Simple and Effective Masked Diffusion Language Models (Sahoo et al., 2024), eq. 10.
+    """
+
+    process: MaskProcess
+
+    def __init__(self, net: nn.Module, process: MaskProcess) -> None:
+        super().__init__()
+        self.net, self.process = net, process
+
+    def forward(self, x_t, t, cond=None):
+        level = self.process.schedule(t).expand(x_t.shape[0])
+        logits = self.net(x_t, level, cond)
+        return TokenPrediction.of_logits(logits, x_t, self.process.space.mask_token)
+
+    def loss(self, x0, t, cond=None, *, generator=None):
+        x_t = self.process.corrupt(x0, t, cond, generator=generator)
+        log_probs = self(x_t, t, cond).log_probs.gather(-1, x0.unsqueeze(-1)).squeeze(-1)
+        with torch.enable_grad():
+            time = t.detach().clone().requires_grad_(True)
+            keep = self.process.schedule(time)
+            rate = -torch.autograd.grad(keep.sum(), time)[0]
+        weight = rate / (1 - keep.detach()).clamp(min=1e-6)
+        hidden = x_t == self.process.space.mask_token
+        return -weight * (log_probs * hidden).sum(1) / x0.shape[1]

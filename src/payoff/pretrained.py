@@ -1,0 +1,146 @@
+"""Saving and loading denoisers: weights as safetensors, everything else as JSON beside them.
+
+An object is described by its class, as ``module:Class``, and its constructor's arguments, read from
+the attributes of the same names; arguments may themselves be described objects. Loading imports
+only classes that the user's environment already has, checks that they are what is expected in that
+place, and never unpickles anything.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi, snapshot_download
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from payoff.denoisers import Denoiser
+from payoff.errors import UserError
+from payoff.processes import Process
+from payoff.schedules import KeepSchedule, Schedule
+from payoff.spaces import Space
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+_PARTS = (nn.Module, Process, Schedule, KeepSchedule, Space)
+
+
+def describe(part: Any) -> Any:
+    """A JSON-able description of ``part`` from which :func:`build` makes it again."""
+    if part is None or isinstance(part, (bool, int, float, str)):
+        return part
+    if isinstance(part, (list, tuple)):
+        return [describe(item) for item in part]
+    if not isinstance(part, _PARTS):
+        raise TypeError(f"cannot describe {type(part).__name__} in a model's configuration")
+    arguments = {}
+    for name in inspect.signature(type(part)).parameters:
+        if not hasattr(part, name):
+            raise TypeError(
+                f"{type(part).__name__} does not keep its argument {name!r} as an attribute, so it "
+                "cannot be saved: store it under that name"
+            )
+        value = getattr(part, name)
+        if not isinstance(
+            value, Tensor
+        ):  # a tensor argument is a start value; it is in the weights
+            arguments[name] = describe(value)
+    cls = type(part)
+    return {"class": f"{cls.__module__}:{cls.__qualname__}", **arguments}
+
+
+def build(description: Any) -> Any:
+    """The inverse of :func:`describe`."""
+    if isinstance(description, list):
+        return tuple(build(item) for item in description)
+    if not isinstance(description, dict):
+        return description
+    arguments = {k: build(v) for k, v in description.items() if k != "class"}
+    name = description.get("class", "")
+    module, _, qualname = name.partition(":")
+    try:
+        cls: Any = importlib.import_module(module)
+        for part in qualname.split("."):
+            cls = getattr(cls, part)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(
+            f"the model needs {name!r}, which is not installed here: {error}"
+        ) from error
+    if not (inspect.isclass(cls) and issubclass(cls, _PARTS)):
+        raise UserError(f"{name!r} is no network, process, schedule or space: refusing to call it")
+    return cls(**arguments)
+
+
+def save_pretrained(
+    denoiser: Denoiser, folder: str | Path, metadata: dict[str, Any] | None = None
+) -> Path:
+    """Write ``model.safetensors`` and ``config.json`` into ``folder``; return the folder.
+
+    ``metadata`` (data set, units, metrics) is kept under its own key in the JSON.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {"format": 1, "denoiser": describe(denoiser), "metadata": metadata or {}}
+    state = {k: v.detach().contiguous().clone() for k, v in denoiser.state_dict().items()}
+    save_file(state, folder / (WEIGHTS + ".tmp"), metadata={"format": "pt"})
+    os.replace(folder / (WEIGHTS + ".tmp"), folder / WEIGHTS)
+    (folder / (CONFIG + ".tmp")).write_text(json.dumps(config, indent=2) + "\n")
+    os.replace(folder / (CONFIG + ".tmp"), folder / CONFIG)
+    return folder
+
+
+def from_pretrained(name: str | Path, device: str = "cpu") -> Denoiser:
+    """Load a denoiser from a folder, or from a Hugging Face Hub repository by its name.
+
+    Raises:
+        UserError: the folder or a file in it is missing or damaged, or needs code that is not here.
+    """
+    folder = _folder_of(name)
+    config = read_config(folder)
+    denoiser = build(config["denoiser"])
+    if not isinstance(denoiser, Denoiser):
+        raise UserError(f"{folder / CONFIG} describes a {type(denoiser).__name__}, no denoiser")
+    try:
+        denoiser.load_state_dict(load_file(folder / WEIGHTS))
+    except Exception as error:
+        raise UserError(f"the weights in {folder / WEIGHTS} do not load: {error}") from error
+    return denoiser.to(device).eval().requires_grad_(False)
+
+
+def read_config(folder: str | Path) -> dict[str, Any]:
+    """The parsed ``config.json`` of a saved model."""
+    path = Path(folder) / CONFIG
+    try:
+        config = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{folder} holds no saved model: {CONFIG} is missing") from None
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON: {error}") from error
+    if "denoiser" not in config:
+        raise UserError(f"{path} has no 'denoiser' entry: it was not written by payoff")
+    return config
+
+
+def push_to_hub(folder: str | Path, repository: str, *, private: bool = True) -> str:
+    """Upload a saved model; returns its address. Needs a Hugging Face token in the environment."""
+    api = HfApi()
+    api.create_repo(repository, private=private, exist_ok=True)
+    return str(api.upload_folder(repo_id=repository, folder_path=str(folder)))
+
+
+def _folder_of(name: str | Path) -> Path:
+    if Path(name).is_dir():
+        return Path(name)
+    text = str(name)
+    if text.count("/") == 1 and not text.startswith((".", "/", "~")):
+        try:
+            return Path(snapshot_download(text, allow_patterns=[WEIGHTS, CONFIG]))
+        except Exception as error:
+            raise UserError(
+                f"there is no folder {text!r} here, and it cannot be had from the hub: {error}"
+            ) from error
+    raise UserError(f"no such folder: {text}")

@@ -1,0 +1,274 @@
+"""The training loop: any denoiser, any conditions, resumable to the step.
+
+The loop only draws batches and times, asks the denoiser for its loss and steps an optimiser. What
+is learned, and from what, is the denoiser's and the data's business.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from payoff.configs import option, to_dict
+from payoff.denoisers import Denoiser
+from payoff.errors import UserError
+from payoff.spaces import Condition
+from payoff.training.checkpoints import load_checkpoint, save_checkpoint
+from payoff.training.conditional import drop_labels
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss became NaN or infinite."""
+
+
+@dataclass
+class FitConfig:
+    """Options of :func:`fit`."""
+
+    steps: int = option(5000, "optimiser steps")
+    batch_size: int = option(512, "rows a step, over all processes together")
+    learning_rate: float = option(1e-3, "peak learning rate of AdamW")
+    weight_decay: float = option(0.0, "decoupled weight decay")
+    warmup: int = option(100, "steps of linear warm-up before the cosine decay to zero")
+    gradient_clip: float = option(1.0, "largest gradient norm; 0 for none")
+    ema_decay: float = option(0.999, "decay of the weight average that is returned; 0 for none")
+    label_dropout: float = option(0.1, "share of rows trained without their label")
+    seed: int = option(0, "seed of batches, times, noise and label drop-out")
+    log_every: int = option(100, "steps between two readings of the loss")
+    checkpoint_every: int = option(1000, "steps between two checkpoints, when there is a path")
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "log_every", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.learning_rate <= 0:
+            raise UserError(f"learning_rate must be positive, got {self.learning_rate}")
+        if not 0 <= self.ema_decay < 1 or not 0 <= self.label_dropout < 1:
+            raise UserError("ema_decay and label_dropout must lie in [0, 1)")
+
+
+Progress = Callable[[int, int, float], None]
+"""Called as progress(step, steps, loss) every ``log_every`` steps."""
+
+
+def fit(
+    denoiser: Denoiser,
+    x: Tensor,
+    cond: Condition | None = None,
+    config: FitConfig | None = None,
+    *,
+    checkpoint: Path | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+    weights: Tensor | None = None,
+) -> Denoiser:
+    r"""Minimise :math:`E_{x,t,\varepsilon}[\mathrm{loss}]` and return the averaged denoiser.
+
+    Times are uniform and stratified over the batch. Batches walk through random permutations of the
+    rows. With several processes (``accelerate launch``) every process draws the same global batch
+    and takes its slice, so the result does not depend on their number beyond rounding.
+
+    Args:
+        denoiser: trained in place; the returned denoiser is a copy with averaged weights.
+        x: clean data (n, ...).
+        config: how long and how; see :class:`FitConfig`.
+        cond: conditions with n rows each. With a ``label`` in it, labels are dropped at
+            ``config.label_dropout``.
+        checkpoint: a file to write at intervals and on interruption.
+        resume: continue from ``checkpoint`` where it exists; the result is the one an uninterrupted
+            run gives.
+        progress: called every ``log_every`` steps with (step, steps, mean loss since the last).
+        weights: (n,) non-negative weights of the rows in the loss, normalised to mean 1.
+
+    Raises:
+        TrainingDiverged: the loss is no longer finite; the last checkpoint is kept.
+    """
+    config = config or FitConfig()
+    _check_rows(x, cond, weights)
+    run = _Run(denoiser, x, cond, config, checkpoint, weights)
+    # dropout layers know only the global generator: lend it to them, seeded, and put it back
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        if resume and checkpoint is not None and checkpoint.exists():
+            run.load()
+        try:
+            run.loop(progress)
+        except KeyboardInterrupt:
+            run.save()
+            raise
+    return run.result()
+
+
+class _Run:
+    """The state of one training run: everything a checkpoint has to hold."""
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        x: Tensor,
+        cond: Condition | None,
+        config: FitConfig,
+        checkpoint: Path | None,
+        weights: Tensor | None,
+    ) -> None:
+        self.config, self.checkpoint, self.step = config, checkpoint, 0
+        parameter = next(denoiser.parameters())
+        self.accelerator = Accelerator(cpu=parameter.device.type == "cpu")
+        self.x, self.cond = x, cond
+        self.weights = None if weights is None else weights / weights.mean()
+        self.denoiser = denoiser.train()
+        self.generator = torch.Generator().manual_seed(config.seed)
+        self.order = torch.empty(0, dtype=torch.long)
+        trainable = [p for p in denoiser.parameters() if p.requires_grad]
+        if not trainable:
+            raise UserError("the model has no trainable parameter: every one is frozen")
+        self.trainable = trainable
+        optimizer = torch.optim.AdamW(
+            trainable, config.learning_rate, weight_decay=config.weight_decay, fused=True
+        )
+        self.loss, self.optimizer = self.accelerator.prepare(_Loss(denoiser), optimizer)
+        self.average = (
+            AveragedModel(denoiser, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
+            if config.ema_decay
+            else None
+        )
+
+    def loop(self, progress: Progress | None) -> None:
+        config, total, seen = self.config, torch.zeros(()), 0
+        while self.step < config.steps:
+            total, seen = total + self._update(), seen + 1
+            self.step += 1
+            if self.step % config.log_every == 0 or self.step == config.steps:
+                mean = float(total) / seen
+                if not math.isfinite(mean):
+                    raise TrainingDiverged(
+                        f"the loss became {mean} before step {self.step}: lower learning_rate "
+                        f"(now {config.learning_rate:g}) or check the data for extreme values"
+                    )
+                total, seen = torch.zeros(()), 0
+                if progress is not None:
+                    progress(self.step, config.steps, mean)
+            if self.step % config.checkpoint_every == 0:
+                self.save()
+
+    def _update(self) -> Tensor:
+        rows = self._next_rows()
+        n = rows.numel()
+        # one time per stratum of [0, 1]: less variance than n independent uniforms
+        t = (torch.arange(n) + torch.rand(n, generator=self.generator)) / n
+        cond = None if self.cond is None else {k: v[rows] for k, v in self.cond.items()}
+        if cond is not None and "label" in cond and self.config.label_dropout:
+            cond = drop_labels(cond, self.config.label_dropout, generator=self.generator)
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        mine = slice(rank, None, world)
+        x0 = self.x[rows]
+        noise_seed = int(torch.randint(2**62, (), generator=self.generator))
+        noise = torch.Generator().manual_seed(noise_seed + rank)
+        part = None if cond is None else {k: v[mine] for k, v in cond.items()}
+        losses = self.loss(x0[mine], t.to(x0)[mine], part, noise)
+        if self.weights is not None:
+            losses = losses * self.weights[rows][mine]
+        loss = losses.mean()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.accelerator.backward(loss)
+        if self.config.gradient_clip:
+            nn.utils.clip_grad_norm_(self.trainable, self.config.gradient_clip)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._learning_rate()
+        self.optimizer.step()
+        if self.average is not None:
+            self._average()
+        return loss.detach().cpu()
+
+    def _average(self) -> None:
+        # a short run would remember its random start: ramp the decay up as (1+n)/(10+n)
+        assert self.average is not None
+        decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
+        self.average.multi_avg_fn = get_ema_multi_avg_fn(decay)
+        self.average.update_parameters(self.denoiser)
+
+    def _learning_rate(self) -> float:
+        config = self.config
+        if self.step < config.warmup:
+            return config.learning_rate * (self.step + 1) / config.warmup
+        done = (self.step - config.warmup) / max(1, config.steps - config.warmup)
+        return config.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+    def _next_rows(self) -> Tensor:
+        size = self.config.batch_size
+        while self.order.numel() < size:
+            more = torch.randperm(self.x.shape[0], generator=self.generator)
+            self.order = torch.cat([self.order, more])
+        rows, self.order = self.order[:size], self.order[size:]
+        return rows
+
+    def result(self) -> Denoiser:
+        source: nn.Module = self.denoiser if self.average is None else self.average.module
+        trained = copy.deepcopy(source).eval()
+        assert isinstance(trained, Denoiser)
+        return trained.requires_grad_(False)
+
+    def save(self) -> None:
+        if self.checkpoint is None or not self.accelerator.is_main_process:
+            return
+        state: dict[str, Any] = {
+            "config": to_dict(self.config),
+            "step": self.step,
+            "denoiser": self.denoiser.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "order": self.order,
+            "global_rng": torch.get_rng_state(),
+        }
+        if self.average is not None:
+            state["average"] = self.average.state_dict()
+        save_checkpoint(self.checkpoint, state)
+
+    def load(self) -> None:
+        assert self.checkpoint is not None
+        state = load_checkpoint(self.checkpoint)
+        fixed = ("steps", "batch_size", "learning_rate", "ema_decay", "label_dropout", "seed")
+        for name in fixed:
+            if state["config"][name] != getattr(self.config, name):
+                raise UserError(
+                    f"cannot resume from {self.checkpoint}: it was made with {name} = "
+                    f"{state['config'][name]}, now it is {getattr(self.config, name)}"
+                )
+        self.denoiser.load_state_dict(state["denoiser"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.generator.set_state(state["generator"].cpu())
+        self.order, self.step = state["order"].cpu(), state["step"]
+        torch.set_rng_state(state["global_rng"].cpu())
+
+
+class _Loss(nn.Module):
+    """The denoiser's loss as a forward call, which is what distributed wrappers hook into."""
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+
+    def forward(self, x0, t, cond, generator):
+        return self.denoiser.loss(x0, t, cond, generator=generator)
+
+
+def _check_rows(x: Tensor, cond: Condition | None, weights: Tensor | None) -> None:
+    if x.shape[0] == 0:
+        raise UserError("there is no data to train on: x has 0 rows")
+    named = dict(cond or {})
+    if weights is not None:
+        named["weights"] = weights
+    for name, value in named.items():
+        if value.shape[0] != x.shape[0]:
+            raise UserError(f"{name} has {value.shape[0]} rows, the data have {x.shape[0]}")
