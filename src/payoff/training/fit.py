@@ -56,6 +56,9 @@ class FitConfig:
             raise UserError("ema_decay and label_dropout must lie in [0, 1)")
 
 
+Augment = Callable[[Tensor, dict[str, Tensor], torch.Generator], tuple[Tensor, dict[str, Tensor]]]
+"""Called as augment(x0, cond, generator) on every batch before its labels are dropped."""
+
 Progress = Callable[[int, int, float], None]
 """Called as progress(step, steps, loss) every ``log_every`` steps."""
 
@@ -70,6 +73,7 @@ def fit(
     resume: bool = False,
     progress: Progress | None = None,
     weights: Tensor | None = None,
+    augment: Augment | None = None,
 ) -> Denoiser:
     r"""Minimise :math:`E_{x,t,\varepsilon}[\mathrm{loss}]` and return the averaged denoiser.
 
@@ -87,6 +91,7 @@ def fit(
         resume: continue from ``checkpoint`` where it exists; the result is the one an uninterrupted
             run gives.
         progress: called every ``log_every`` steps with (step, steps, mean loss since the last).
+        augment: changes every batch, such as fresh label noise or a random rotation.
         weights: (n,) non-negative weights of the rows in the loss, normalised to mean 1.
 
     Raises:
@@ -94,7 +99,7 @@ def fit(
     """
     config = config or FitConfig()
     _check_rows(x, cond, weights)
-    run = _Run(denoiser, x, cond, config, checkpoint, weights)
+    run = _Run(denoiser, x, dict(cond or {}), config, checkpoint, weights, augment)
     # dropout layers know only the global generator: lend it to them, seeded, and put it back
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
@@ -115,15 +120,16 @@ class _Run:
         self,
         denoiser: Denoiser,
         x: Tensor,
-        cond: Condition | None,
+        cond: dict[str, Tensor],
         config: FitConfig,
         checkpoint: Path | None,
         weights: Tensor | None,
+        augment: Augment | None,
     ) -> None:
         self.config, self.checkpoint, self.step = config, checkpoint, 0
         parameter = next(denoiser.parameters())
         self.accelerator = Accelerator(cpu=parameter.device.type == "cpu")
-        self.x, self.cond = x, cond
+        self.x, self.cond, self.augment = x, cond, augment
         self.weights = None if weights is None else weights / weights.mean()
         self.denoiser = denoiser.train()
         self.generator = torch.Generator().manual_seed(config.seed)
@@ -165,15 +171,16 @@ class _Run:
         n = rows.numel()
         # one time per stratum of [0, 1]: less variance than n independent uniforms
         t = (torch.arange(n) + torch.rand(n, generator=self.generator)) / n
-        cond = None if self.cond is None else {k: v[rows] for k, v in self.cond.items()}
-        if cond is not None and "label" in cond and self.config.label_dropout:
+        x0, cond = self.x[rows], {k: v[rows] for k, v in self.cond.items()}
+        if self.augment is not None:
+            x0, cond = self.augment(x0, cond, self.generator)
+        if "label" in cond and self.config.label_dropout:
             cond = drop_labels(cond, self.config.label_dropout, generator=self.generator)
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         mine = slice(rank, None, world)
-        x0 = self.x[rows]
         noise_seed = int(torch.randint(2**62, (), generator=self.generator))
         noise = torch.Generator().manual_seed(noise_seed + rank)
-        part = None if cond is None else {k: v[mine] for k, v in cond.items()}
+        part = {k: v[mine] for k, v in cond.items()} or None
         losses = self.loss(x0[mine], t.to(x0)[mine], part, noise)
         if self.weights is not None:
             losses = losses * self.weights[rows][mine]
