@@ -43,6 +43,6 @@ def from_dict(cls: type[C], values: Mapping[str, Any]) -> C:
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
-    """ ", did you mean 'x'?" for the nearest known word, or nothing."""
+    """The hint «, did you mean 'x'?» with the nearest known word, or nothing."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f", did you mean {close[0]!r}?" if close else ""

@@ -115,10 +115,11 @@ class NetDenoiser(Denoiser):
         return self.net(x, level.expand(x.shape[0]), cond)
 
     def _gains(self, alpha: Tensor, sigma: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        alpha, sigma = expand_to(alpha, x), expand_to(sigma, x)
-        d = self.sigma_data
-        c_in = torch.rsqrt((alpha * d) ** 2 + sigma**2)
-        return c_in, alpha * d**2 * c_in**2, sigma * d * c_in
+        alpha, sigma, d = expand_to(alpha, x), expand_to(sigma, x), self.sigma_data
+        signal = alpha if d == 1 else alpha * d
+        c_in = torch.rsqrt(signal * signal + sigma * sigma)
+        c_skip, c_out = signal * c_in * c_in, sigma * c_in
+        return (c_in, c_skip, c_out) if d == 1 else (c_in, c_skip * d, c_out * d)
 
 
 class Subspace(Denoiser):
@@ -128,9 +129,9 @@ class Subspace(Denoiser):
 
     equivalently the score :math:`\tfrac1{\sigma^2}(\alpha V\hat z_0(V^\top x) - x)`: a linear
     encoder :math:`V^\top`, a linear decoder :math:`V` and the skip connection
-    :math:`-x/\sigma^2`. For data on a subspace this form is exact, and whatever the inner network does, samples end within the
-    noise of t = 0 of span(V). V starts at a random orthonormal frame, or at ``frame``, and stays
-    orthonormal by construction.
+    :math:`-x/\sigma^2`. For data on a subspace this form is exact, and whatever the inner network
+    does, samples end within the noise of t = 0 of span(V). V starts at a random orthonormal frame,
+    or at ``frame``, and stays orthonormal by construction.
 
     Args:
         inner: a denoiser of d-dimensional samples, with the same schedule.

@@ -13,7 +13,8 @@ score    :math:`\nabla\log p_t(x_t)`   :math:`(x_t+\sigma^2\hat s)/\alpha`
 ======== ============================= ======================================================
 
 They all carry the same information, so a :class:`Prediction` stores the clean estimate and
-derives the rest. For tokens the prediction is a categorical law per position (:class:`TokenPrediction`).
+derives the rest. For tokens the prediction is a categorical law per position
+(:class:`TokenPrediction`).
 
 References: Tweedie's Formula and Selection Bias (Efron, 2011) links score and mean; the velocity is
 from Progressive Distillation (Salimans, Ho, 2022).

@@ -117,21 +117,30 @@ class GaussianProcess(Process):
 
     def coefficients(self, t: Tensor, s: Tensor, eta: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
         """(a, b, std) with the reverse mean ``a * x0 + b * x_t``; elementwise in t and s."""
-        alpha_t, sigma_t = self.schedule(t)
-        alpha_s, sigma_s = self.schedule(s)
-        # 1 - SNR_t/SNR_s through expm1: a difference of variances would cancel for s close to t
-        posterior = -torch.expm1(self.schedule.log_snr(t) - self.schedule.log_snr(s))
-        std = eta * sigma_s * posterior.clamp(min=0).sqrt()
-        if self.noise_floor:
-            std = std.clamp(min=self.noise_floor)
-        kept = (sigma_s**2 - std**2).clamp(min=0).sqrt() / sigma_t
-        return alpha_s - kept * alpha_t, kept, std
+        on_x0, on_x, std = self._coefficients(t, s, eta)
+        return on_x0, on_x, torch.zeros_like(on_x) if std is None else std
 
     def reverse(self, x_t, t, s, prediction: Prediction, eta=1.0, cond=None):
-        on_x0, on_x, std = self.coefficients(t, s, eta)
+        on_x0, on_x, std = self._coefficients(t, s, eta)
         mean = torch.addcmul(expand_to(on_x, x_t) * x_t, expand_to(on_x0, x_t), prediction.x0)
-        point = eta == 0 and not self.noise_floor
-        return GaussianKernel(mean, None if point else std, self.space, cond)
+        return GaussianKernel(mean, std, self.space, cond)
+
+    def _coefficients(
+        self, t: Tensor, s: Tensor, eta: float
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        # This runs once a step on scalars, so its few operations are the sampling loop's overhead.
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = self.schedule(t), self.schedule(s)
+        if eta == 0 and not self.noise_floor:
+            kept = sigma_s / sigma_t
+            return alpha_s - kept * alpha_t, kept, None
+        # SNR_t / SNR_s; the posterior's variance is σ_s² (1 - it)
+        ratio = (alpha_t * sigma_s) / (alpha_s * sigma_t)
+        std = sigma_s * (1 - ratio * ratio).clamp(min=0).sqrt()
+        std = std if eta == 1 else eta * std
+        if self.noise_floor:
+            std = std.clamp(min=self.noise_floor)
+        kept = (sigma_s * sigma_s - std * std).clamp(min=0).sqrt() / sigma_t
+        return alpha_s - kept * alpha_t, kept, std
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,9 @@ from torch import Tensor
 
 from payoff.denoisers import Denoiser
 from payoff.kernels import GaussianKernel, Kernel
-from payoff.processes import GaussianProcess
-from payoff.spaces import Condition
+from payoff.processes import GaussianProcess, Process
+from payoff.schedules import Schedule
+from payoff.spaces import Condition, expand_to
 
 GRIDS = ("time", "log_snr")
 
@@ -76,17 +77,22 @@ class Sampler(ABC):
     ) -> Kernel:
         """The transition from t to s as a kernel; ``memory`` lives for one trajectory."""
 
-    def times(self, device: torch.device, dtype: torch.dtype) -> Tensor:
-        """The grid, (steps+1,), from 1 down to 0."""
-        t = torch.linspace(1, 0, self.steps + 1, device=device, dtype=dtype)
+    def times(
+        self, device: torch.device, dtype: torch.dtype, first: Tensor | None = None
+    ) -> Tensor:
+        """The grid from ``first``, () or (B,), 1 by default, down to 0: (steps+1, *first.shape)."""
+        first = torch.ones((), device=device, dtype=dtype) if first is None else first.to(dtype)
+        fraction = torch.linspace(1, 0, self.steps + 1, device=device, dtype=dtype)
+        fraction = fraction.reshape(-1, *(1,) * first.ndim)
         process = self.denoiser.process
         if self.grid == "time":
-            return t
+            return fraction * first
         if not isinstance(process, GaussianProcess):
             raise ValueError("grid='log_snr' needs a Gaussian process; use grid='time'")
-        ends = process.schedule.log_snr(t[[0, -1]])
-        inner = process.schedule.time(ends[1] + t[1:-1] * (ends[0] - ends[1]))
-        return torch.cat([t[:1], inner, t[-1:]])
+        noisy = process.schedule.log_snr(first)
+        clean = process.schedule.log_snr(torch.zeros_like(first))
+        inner = process.schedule.time(clean + fraction[1:-1] * (noisy - clean))
+        return torch.cat([first.unsqueeze(0), inner, torch.zeros_like(first).unsqueeze(0)])
 
     def start(
         self, n: int, cond: Condition | None = None, *, generator: torch.Generator | None = None
@@ -129,6 +135,22 @@ class Sampler(ABC):
                 progress(k)
             yield final
 
+    @torch.inference_mode()
+    def finish(
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        cond: Condition | None = None,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Samples x_0 given x_t (B, ...) at times t, () or (B,), with all ``steps`` from t to 0."""
+        times = self.times(x_t.device, _float_of(x_t), t)
+        final = x_t
+        for state, _ in self._walk(x_t, cond, generator, times):
+            final = state
+        return final
+
     def rollout(
         self,
         n: int,
@@ -150,12 +172,19 @@ class Sampler(ABC):
         return Trajectory(self.times(x.device, _float_of(x)), torch.stack(states), densities)
 
     def _walk(
-        self, x: Tensor, cond: Condition | None, generator: torch.Generator | None
+        self,
+        x: Tensor,
+        cond: Condition | None,
+        generator: torch.Generator | None,
+        times: Tensor | None = None,
     ) -> Iterator[tuple[Tensor, Kernel]]:
-        times = self.times(x.device, _float_of(x)).unbind()
+        times = self.times(x.device, _float_of(x)) if times is None else times
+        process = self.denoiser.process
+        gaussian = isinstance(process, GaussianProcess)
+        grid = process.schedule.tabulate(times) if gaussian else list(times.unbind())
         memory: dict[str, Any] = {}
         for i in range(self.steps):
-            kernel = self.step(x, times[i], times[i + 1], cond, memory)
+            kernel = self.step(x, grid[i], grid[i + 1], cond, memory)
             x = kernel.sample(generator=generator)
             yield x, kernel
 
@@ -206,8 +235,9 @@ class Heun(Sampler):
     calls_per_step = 2
 
     def step(self, x_t, t, s, cond, memory):
-        schedule = self.denoiser.process.schedule
-        (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule(t), schedule(s)
+        schedule = _gaussian(self.denoiser.process).schedule
+        alpha_t, sigma_t = _expanded(schedule, t, x_t)
+        alpha_s, sigma_s = _expanded(schedule, s, x_t)
         first = self.denoiser(x_t, t, cond).noise
         # α_s (x̄_t + Δσ̄ ε): Euler's guess and, with the mean of both slopes, Heun's step
         on_x, on_noise = alpha_s / alpha_t, sigma_s - alpha_s / alpha_t * sigma_t
@@ -233,9 +263,10 @@ class Multistep(Sampler):
     order = 2
 
     def step(self, x_t, t, s, cond, memory):
-        schedule = self.denoiser.process.schedule
-        (_, sigma_t), (alpha_s, sigma_s) = schedule(t), schedule(s)
-        h = 0.5 * (schedule.log_snr(s) - schedule.log_snr(t))
+        schedule = _gaussian(self.denoiser.process).schedule
+        _, sigma_t = _expanded(schedule, t, x_t)
+        alpha_s, sigma_s = _expanded(schedule, s, x_t)
+        h = expand_to(0.5 * (schedule.log_snr(s) - schedule.log_snr(t)), x_t)
         x0 = estimate = self.denoiser(x_t, t, cond).x0
         if "x0" in memory:
             estimate = x0 + (x0 - memory["x0"]) * (0.5 * h / memory["h"])
@@ -250,6 +281,21 @@ SAMPLERS: dict[str, type[Sampler]] = {
     "heun": Heun,
     "multistep": Multistep,
 }
+
+
+def _gaussian(process: Process) -> GaussianProcess:
+    if not isinstance(process, GaussianProcess):
+        raise ValueError(
+            f"this sampler integrates an ODE and needs a Gaussian process, not "
+            f"{type(process).__name__}: use Ancestral"
+        )
+    return process
+
+
+def _expanded(schedule: Schedule, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """(alpha, sigma) at t, () or (B,), to multiply x (B, ...)."""
+    alpha, sigma = schedule(t)
+    return expand_to(alpha, x), expand_to(sigma, x)
 
 
 def _float_of(x: Tensor) -> torch.dtype:

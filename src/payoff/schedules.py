@@ -18,31 +18,63 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
+from torch.utils.weak import WeakTensorKeyDictionary
 
 
 class Schedule(ABC):
-    """t in [0, 1] -> (alpha, sigma). Everything is elementwise in t, of any shape."""
+    """t in [0, 1] -> (alpha, sigma). Everything is elementwise in t, of any shape.
 
-    @abstractmethod
+    A subclass defines :meth:`time` and at least one of :meth:`_levels` and :meth:`_log_snr`.
+    """
+
+    def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        r""":math:`(\alpha_t, \sigma_t)`."""
+        known = _TABLE.get(t)
+        return self._levels(t) if known is None or known[0] is not self else known[1]
+
     def log_snr(self, t: Tensor) -> Tensor:
         r""":math:`\lambda_t = \log(\alpha_t^2/\sigma_t^2)`, strictly decreasing in t."""
+        known = _TABLE.get(t)
+        return self._log_snr(t) if known is None or known[0] is not self else known[2]
 
     @abstractmethod
     def time(self, log_snr: Tensor) -> Tensor:
         r"""The t at which :math:`\lambda_t` equals ``log_snr``: the inverse of :meth:`log_snr`."""
 
-    def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        r""":math:`(\alpha_t, \sigma_t)`; variance preserving unless a subclass says otherwise."""
-        log_snr = self.log_snr(t)
+    def tabulate(self, times: Tensor) -> list[Tensor]:
+        """The entries of ``times`` (N,) as scalars whose levels are computed here, all at once.
+
+        A sampler asks for the same few scalars again and again, and a dozen tiny operations each
+        time cost more than a small network. The scalars must not be changed in place.
+        """
+        alpha, sigma = self._levels(times)
+        log_snr = self._log_snr(times)
+        scalars = list(times.unbind())
+        for t, a, s, level in zip(scalars, alpha, sigma, log_snr, strict=True):
+            _TABLE[t] = (self, (a, s), level)
+        return scalars
+
+    def _levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        # variance preserving unless a subclass says otherwise
+        log_snr = self._log_snr(t)
         return torch.exp(0.5 * logsigmoid(log_snr)), torch.exp(0.5 * logsigmoid(-log_snr))
+
+    def _log_snr(self, t: Tensor) -> Tensor:
+        alpha, sigma = self._levels(t)
+        return 2 * (torch.log(alpha) - torch.log(sigma))
 
     def config(self) -> dict[str, float]:
         """The constructor's arguments, for saving."""
         return asdict(self)  # type: ignore[call-overload]
+
+
+# Keyed by the identity of a scalar, and forgotten with it
+_TABLE: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -62,21 +94,20 @@ class Cosine(Schedule):
     def __post_init__(self) -> None:
         _increasing("log_snr_min", self.log_snr_min, "log_snr_max", self.log_snr_max)
 
-    def _ends(self) -> tuple[float, float]:
-        """The angle at t = 0, and π/2 minus the angle at t = 1, each to full precision."""
-        return math.atan(math.exp(-self.log_snr_max / 2)), math.atan(math.exp(self.log_snr_min / 2))
+    @cached_property
+    def _ends(self) -> tuple[float, float, float]:
+        """The angle at t = 0, π/2 minus the angle at t = 1, and the span between them."""
+        start = math.atan(math.exp(-self.log_snr_max / 2))
+        co_end = math.atan(math.exp(self.log_snr_min / 2))
+        return start, co_end, math.pi / 2 - co_end - start
 
-    def log_snr(self, t):
-        start, co_end = self._ends()
-        span = math.pi / 2 - co_end - start
-        # An angle close to π/2 has lost the digits that matter; its complement has them.
-        near = torch.log(torch.tan(start + t.clamp(max=0.5) * span))
-        far = -torch.log(torch.tan(co_end + (1 - t).clamp(max=0.5) * span))
-        return -2 * torch.where(t <= 0.5, near, far)
+    def _levels(self, t):
+        start, co_end, span = self._ends
+        # cos φ from the complement of φ: an angle close to π/2 has lost the digits that matter
+        return torch.sin(co_end + (1 - t) * span), torch.sin(start + t * span)
 
     def time(self, log_snr):
-        start, co_end = self._ends()
-        span = math.pi / 2 - co_end - start
+        start, co_end, span = self._ends
         near = (torch.atan(torch.exp(-log_snr / 2)) - start) / span
         far = 1 - (torch.atan(torch.exp(log_snr / 2)) - co_end) / span
         return torch.where(log_snr >= 0, near, far)
@@ -105,7 +136,7 @@ class LinearBeta(Schedule):
         if not 0 < self.epsilon < 1:
             raise ValueError(f"epsilon must lie in (0, 1), got {self.epsilon}")
 
-    def log_snr(self, t):
+    def _log_snr(self, t):
         tau = self.epsilon + (1 - self.epsilon) * t
         rate = self.beta_min * tau + 0.5 * (self.beta_max - self.beta_min) * tau**2
         return -torch.log(torch.expm1(rate))
@@ -133,14 +164,10 @@ class Flow(Schedule):
         if not 0 < self.epsilon < 0.5:
             raise ValueError(f"epsilon must lie in (0, 0.5), got {self.epsilon}")
 
-    def __call__(self, t):
+    def _levels(self, t):
         # 1 - τ loses nothing here, and the time from the other end keeps alpha exact near t = 1
         span = 1 - 2 * self.epsilon
         return self.epsilon + span * (1 - t), self.epsilon + span * t
-
-    def log_snr(self, t):
-        alpha, sigma = self(t)
-        return 2 * (torch.log(alpha) - torch.log(sigma))
 
     def time(self, log_snr):
         return (torch.sigmoid(-log_snr / 2) - self.epsilon) / (1 - 2 * self.epsilon)
@@ -166,12 +193,12 @@ class Karras(Schedule):
         if self.sigma_min <= 0 or self.rho <= 0:
             raise ValueError(f"sigma_min and rho must be positive: {self.sigma_min}, {self.rho}")
 
-    def __call__(self, t):
+    def _levels(self, t):
         low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
         return torch.ones_like(t), (low + t * (high - low)) ** self.rho
 
-    def log_snr(self, t):
-        return -2 * torch.log(self(t)[1])
+    def _log_snr(self, t):
+        return -2 * torch.log(self._levels(t)[1])
 
     def time(self, log_snr):
         low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
@@ -191,7 +218,7 @@ class LogLinear(Schedule):
     def __post_init__(self) -> None:
         _increasing("log_snr_min", self.log_snr_min, "log_snr_max", self.log_snr_max)
 
-    def log_snr(self, t):
+    def _log_snr(self, t):
         return self.log_snr_max + t * (self.log_snr_min - self.log_snr_max)
 
     def time(self, log_snr):

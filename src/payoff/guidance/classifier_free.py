@@ -3,9 +3,9 @@ r"""Classifier-free guidance.
 .. math:: \hat x_0 = \hat x_0(x_t, y) + w\,[\hat x_0(x_t, y) - \hat x_0(x_t, \varnothing)] .
 
 It aims at :math:`p(x_t\mid y)^{1+w}\,p(x_t)^{-w}` at every noise level separately. These laws are
-not the marginals of any one diffusion, so for w > 0 the samples follow **no** stated law: the method
-is biased by construction, and RCGDM's theory does not cover it. For w = 0 it is the conditional
-model.
+not the marginals of any one diffusion, so for w > 0 the samples follow **no** stated law: the
+method is biased by construction, and RCGDM's theory does not cover it. For w = 0 it is the
+conditional model.
 
 Reference: Classifier-Free Diffusion Guidance (Ho, Salimans, 2022).
 """

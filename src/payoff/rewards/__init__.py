@@ -1,0 +1,31 @@
+"""Rewards: functions to be made large, their algebra, metering, and learning them from labels."""
+
+from __future__ import annotations
+
+from payoff.rewards.algebra import Clip, Gate, Negate, Product, Scale, Sum
+from payoff.rewards.base import FunctionReward, Reward
+from payoff.rewards.ensemble import Ensemble
+from payoff.rewards.fitting import Candidate, FittedReward, fit_reward, spearman
+from payoff.rewards.learned import LearnedReward, Ridge
+from payoff.rewards.metered import BudgetSpent, Meter, Metered
+
+__all__ = [
+    "BudgetSpent",
+    "Candidate",
+    "Clip",
+    "Ensemble",
+    "FittedReward",
+    "FunctionReward",
+    "Gate",
+    "LearnedReward",
+    "Meter",
+    "Metered",
+    "Negate",
+    "Product",
+    "Reward",
+    "Ridge",
+    "Scale",
+    "Sum",
+    "fit_reward",
+    "spearman",
+]

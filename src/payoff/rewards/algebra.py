@@ -50,7 +50,10 @@ class Sum(Reward):
         self.differentiable = all(r.differentiable for r in rewards)
 
     def __call__(self, x: Tensor, cond: Cond | None = None) -> Tensor:
-        terms = [w * checked_rows(r(x, cond), x, r) for r, w in zip(self.rewards, self.weights)]
+        terms = [
+            w * checked_rows(r(x, cond), x, r)
+            for r, w in zip(self.rewards, self.weights, strict=True)
+        ]
         return torch.stack(terms).sum(dim=0) + self.offset
 
 

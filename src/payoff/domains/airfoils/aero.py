@@ -52,7 +52,7 @@ class AirfoilFlow(nn.Module):
     ) -> None:
         super().__init__()
         if model not in MODELS:
-            raise UserError(f"unknown NeuralFoil model '{model}'; choose one of {', '.join(MODELS)}")
+            raise UserError(f"unknown NeuralFoil model '{model}'; choose of {', '.join(MODELS)}")
         if not (math.isfinite(alpha) and math.isfinite(re) and re > 0):
             raise UserError(f"alpha={alpha} (degrees) and re={re} must be finite, and re positive")
         self.alpha, self.re, self.model, self.n_crit = alpha, re, model, n_crit
@@ -109,7 +109,9 @@ class LiftToDrag(Reward):
     """Lift-to-drag ratio CL/CD of Kulfan parameters (B, 18), optionally gated by confidence.
 
     Args:
-        alpha, re, model: see :class:`AirfoilFlow`.
+        alpha: angle of attack in degrees.
+        re: Reynolds number.
+        model: size of the network, one of :data:`MODELS`.
         min_confidence: rows that NeuralFoil itself trusts less than this count as failed (NaN);
             0 keeps all.
     """

@@ -79,7 +79,7 @@ def load_airfoils(*, cache: bool = True) -> tuple[list[str], npt.NDArray[np.floa
     kept = cache_folder() / f"airfoils-{version}-v{CACHE_FORMAT}.npz"
     if cache and (found := _read_cache(kept)) is not None:
         return found
-    files = sorted(folder.glob("*.dat"))
+    files = sorted(folder.glob("*.dat"), key=lambda file: file.stem)
     if not files:
         raise UserError(
             f"aerosandbox {version} carries no airfoil files in {folder}; "
@@ -109,7 +109,7 @@ def _read_cache(path: Path) -> tuple[list[str], npt.NDArray[np.float64]] | None:
         whole = parameters.shape == (len(names), len(COLUMNS)) and len(names) > 0
         if whole and parameters.dtype == np.float64 and np.isfinite(parameters).all():
             return [str(name) for name in names], parameters
-    except Exception:  # noqa: BLE001  a cache may be cut short in more ways than can be listed
+    except Exception:  # a cache may be cut short in more ways than can be listed
         return None
     return None
 

@@ -1,0 +1,18 @@
+"""Ways to get at the soft value V_t(x_t) = log E[exp(r(x_0)/τ) | x_t].
+
+============  =========================  ================================================
+`PlugIn`      one denoiser call          biased at every noise level, however much compute
+`MonteCarlo`  draws × steps calls        converges; the logarithm of a mean is biased down
+`Learned`     one call of its network    as good as its fit
+`ExactValue`  closed-form problems only  in :mod:`payoff.problems`
+============  =========================  ================================================
+"""
+
+from __future__ import annotations
+
+from payoff.values.base import Value
+from payoff.values.learned import Learned
+from payoff.values.monte_carlo import MonteCarlo
+from payoff.values.plug_in import PlugIn
+
+__all__ = ["Learned", "MonteCarlo", "PlugIn", "Value"]

@@ -1,0 +1,147 @@
+r"""The value as a network, regressed on noised samples.
+
+Draw clean :math:`x_0\sim p`, score it, corrupt it to :math:`x_t`, and fit
+:math:`v(x_t, t)` to :math:`y=r(x_0)/\tau`. Two losses:
+
+============== ============================== ====================================================
+objective      loss                           minimiser
+============== ============================== ====================================================
+``soft``       :math:`e^{y-v}-(y-v)-1`        :math:`\log E[e^{y}\mid x_t]`, the value itself
+``mean``       :math:`(y-v)^2`                :math:`E[y\mid x_t]`, below it by Jensen's inequality
+============== ============================== ====================================================
+
+``soft`` is consistent, and the harder to fit the smaller τ: a few samples carry the exponential.
+``mean`` is its second-order expansion, right for large τ.
+
+References: the exponential loss is the Itakura-Saito divergence of :math:`e^y` from :math:`e^v`;
+regressed values for guidance are in Derivative-Free Guidance in Continuous and Discrete Diffusion
+Models with Soft Value-Based Decoding (Li et al., 2024).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from payoff.processes import GaussianProcess, MaskProcess
+from payoff.spaces import Condition, expand_to
+from payoff.targets import Target
+from payoff.values.base import Value
+
+OBJECTIVES = ("soft", "mean")
+
+
+class Learned(nn.Module, Value):
+    """v(x_t, t) = offset + sum of the network's outputs / √(their number).
+
+    Args:
+        net: any network ``net(x, noise_level, cond) -> (B, ...)`` of the library; its outputs are
+            summed, so one that denoises can be reused.
+        target: base, reward and temperature. Only its process is used at inference.
+        objective: ``soft`` or ``mean``.
+        sigma_data: standard deviation of the data per coordinate, to scale the input.
+
+    Shapes: x_t (B, ...), t () or (B,) -> (B,).
+    """
+
+    differentiable = True
+    offset: Tensor
+
+    def __init__(
+        self, net: nn.Module, target: Target, objective: str = "soft", sigma_data: float = 1.0
+    ) -> None:
+        super().__init__()
+        if objective not in OBJECTIVES:
+            raise ValueError(f"unknown objective {objective!r}: one of {', '.join(OBJECTIVES)}")
+        self.net, self.objective, self.sigma_data = net, objective, sigma_data
+        # a Target is no Module, and its denoiser is not a part of this network
+        self.target = target
+        self.register_buffer("offset", torch.zeros(()))
+
+    def forward(
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        cond: Condition | None = None,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """The value (B,) in nats."""
+        process = self.target.denoiser.process
+        if isinstance(process, GaussianProcess):
+            alpha, sigma = process.schedule(t)
+            scale = torch.rsqrt((alpha * self.sigma_data) ** 2 + sigma**2)
+            x_t, level = expand_to(scale, x_t) * x_t, process.schedule.log_snr(t) / 8
+        elif isinstance(process, MaskProcess):
+            level = process.schedule(t)
+        else:
+            raise TypeError(f"no input scaling is known for {type(process).__name__}")
+        out = self.net(x_t, level.expand(len(x_t)), cond).flatten(1)
+        return self.offset + out.sum(1) / math.sqrt(out.shape[1])
+
+    def loss(
+        self,
+        x0: Tensor,
+        score: Tensor,
+        t: Tensor,
+        cond: Condition | None = None,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """The loss (B,) of clean x0 (B, ...) with score r/τ (B,) at times t (B,)."""
+        x_t = self.target.denoiser.process.corrupt(x0, t, cond, generator=generator)
+        gap = score - self(x_t, t, cond)
+        return gap.square() if self.objective == "mean" else torch.expm1(gap) - gap
+
+    def fit(
+        self,
+        x0: Tensor,
+        cond: Condition | None = None,
+        *,
+        steps: int = 1000,
+        batch_size: int = 256,
+        rate: float = 2e-3,
+        generator: torch.Generator | None = None,
+        progress: Callable[[int, float], None] | None = None,
+    ) -> Learned:
+        """Fit to clean samples x0 (n, ...) of the base model, each scored once.
+
+        Samples whose reward failed (NaN) are left out. ``progress(step, loss)`` is called now and
+        then. Adam with a cosine rate from ``rate`` to 0.
+        """
+        score = self._scores(x0, cond)
+        usable = torch.nonzero(~score.isnan())[:, 0]
+        if len(usable) == 0:
+            raise ValueError("every reward evaluation failed (NaN): there is nothing to fit to")
+        known = score[usable]
+        soft = known.logsumexp(0) - math.log(len(known))
+        self.offset.copy_(soft if self.objective == "soft" else known.mean())
+        optimiser = torch.optim.Adam(self.parameters(), rate)
+        decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+        where = generator.device if generator is not None else x0.device
+        for step in range(steps):
+            pick = torch.randint(len(usable), (batch_size,), generator=generator, device=where)
+            rows = usable[pick.to(usable.device)]
+            t = torch.rand(batch_size, generator=generator, device=where).to(x0.device)
+            t = t.to(score.dtype)
+            part = None if cond is None else {k: v[rows] for k, v in cond.items()}
+            loss = self.loss(x0[rows], score[rows], t, part, generator=generator).mean()
+            optimiser.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(self.parameters(), 1.0)
+            optimiser.step()
+            decay.step()
+            if progress is not None and step % 50 == 0:
+                progress(step, float(loss.detach()))
+        return self
+
+    @torch.no_grad()
+    def _scores(self, x0: Tensor, cond: Condition | None, batch_size: int = 4096) -> Tensor:
+        parts = []
+        for rows in torch.arange(len(x0), device=x0.device).split(batch_size):
+            part = None if cond is None else {k: v[rows] for k, v in cond.items()}
+            parts.append(self.target.reward(x0[rows], part) / self.target.temperature)
+        return torch.cat(parts)
