@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 LAYERS = (
-    ("errors", "spaces", "schedules"),
+    ("errors", "spaces", "schedules", "whitening"),
     ("configs", "kernels", "predictions"),
     ("processes",),
     ("denoisers", "nets"),

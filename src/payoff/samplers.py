@@ -113,7 +113,7 @@ class Sampler(ABC):
     ) -> Tensor:
         """Samples (n, ...). ``cond`` has n rows, or one row that holds for all."""
         parts = self.stream(n, cond, generator=generator, batch_size=batch_size, progress=progress)
-        return torch.cat(list(parts))
+        return torch.cat(list(parts)) if n else self.start(0)
 
     @torch.inference_mode()
     def stream(
@@ -180,8 +180,10 @@ class Sampler(ABC):
     ) -> Iterator[tuple[Tensor, Kernel]]:
         times = self.times(x.device, _float_of(x)) if times is None else times
         process = self.denoiser.process
-        gaussian = isinstance(process, GaussianProcess)
-        grid = process.schedule.tabulate(times) if gaussian else list(times.unbind())
+        if isinstance(process, GaussianProcess):
+            grid = process.schedule.tabulate(times)
+        else:
+            grid = list(times.unbind())
         memory: dict[str, Any] = {}
         for i in range(self.steps):
             kernel = self.step(x, grid[i], grid[i + 1], cond, memory)

@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from designs_table import rows, with_cell, with_column, write
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from payoff.domains.vectors import read_table
+from payoff.domains.vectors import Codec, read_table
 from payoff.errors import UserError
 
 
@@ -157,6 +160,7 @@ def test_missing_files_folders_and_other_objects(tmp_path: Path) -> None:
         (5, 0, "nan", r"column 'width' holds 'nan' in row 5 \(line 6\).*finite"),
         (5, 0, "-inf", r"'-inf' in row 5"),
         (5, 0, "1e999", r"'1e999' in row 5"),
+        (5, 0, "-1e200", r"holds -1e200 in row 5 \(line 6\), too large"),
         (60, 1, "two", r"column 'layers' holds numbers, but row 60 \(line 61\) holds 'two'"),
         (7, 4, "good", r"column 'strength' is the score, but row 7 \(line 8\) holds 'good'"),
         (7, 4, "nan", r"column 'strength' holds 'nan' in row 7.*unlabelled"),
@@ -236,3 +240,29 @@ def test_a_hundred_thousand_rows_are_read_in_seconds(tmp_path: Path) -> None:
     table = read_table(path)
     assert time.perf_counter() - start < 5
     assert len(table) == n
+
+
+EDITS = [b"", b",", b";", b'"', b"\n", b"\r", b"\t", b"nan", b"x", b"-", b"1e400", b"\x00", b"\xe9"]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 10**6), st.integers(0, 12), st.sampled_from(EDITS)), max_size=4
+    )
+)
+def test_damaged_files_give_clear_errors_or_usable_tables(
+    tmp_path_factory: pytest.TempPathFactory, edits: list[tuple[int, int, bytes]]
+) -> None:
+    data = "\n".join(",".join(row) for row in rows(40, 25)).encode()
+    for place, length, text in edits:
+        place %= len(data)
+        data = data[:place] + text + data[place + length :]
+    path = as_csv(tmp_path_factory.mktemp("damaged"), data)
+    try:
+        table = read_table(path, score="strength")
+    except UserError:
+        return
+    codec = Codec.fit(table)
+    again = codec.decode(codec.encode(table.frame, dtype=torch.float64))
+    assert_frame_equal(again, table.frame.select(table.design_columns), rel_tol=1e-9)

@@ -5,24 +5,24 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from fabricated_runs import airfoil_run, mixed_run
 
 from payoff.report import build
-
-sys.path.insert(0, str(Path(__file__).parent))
-from fabricate import airfoil_run, mixed_run  # noqa: E402
 
 BROWSER = next(
     (p for p in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if p), None
 )
 FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync "
-    "--disable-background-networking --disable-component-update --enable-logging=stderr "
-    "--host-resolver-rules=MAP%20*%20~NOTFOUND --window-size=1200,3000 --virtual-time-budget=8000"
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-sync", "--disable-background-networking", "--disable-component-update"),
+    "--host-resolver-rules=MAP * ~NOTFOUND",
+    "--enable-logging=stderr",
+    "--window-size=1200,3000",
+    "--virtual-time-budget=8000",
 )
 
 pytestmark = pytest.mark.skipif(
@@ -60,9 +60,8 @@ class Drawn(HTMLParser):
 
 
 def dom_of(page: Path, profile: Path) -> tuple[str, str]:
-    flags = [flag.replace("%20", " ") for flag in FLAGS.split()]
     done = subprocess.run(
-        [BROWSER or "", *flags, f"--user-data-dir={profile}", "--dump-dom", page.as_uri()],
+        [BROWSER or "", *FLAGS, f"--user-data-dir={profile}", "--dump-dom", page.as_uri()],
         capture_output=True,
         timeout=120,
         check=True,
@@ -98,10 +97,27 @@ def test_hostile_names_do_not_run(tmp_path: Path) -> None:
         unit=bad,
         warnings=[bad],
     )
-    page = build(folder)
-    # a click on the second column's head sorts by it; the page's own scripts are left as they are
-    dom, log = dom_of(page, tmp_path / "profile")
+    dom, log = dom_of(build(folder), tmp_path / "profile")
     assert "<title>run: designs for" in dom
     assert "<title>owned" not in dom
     assert "CONSOLE" not in log
     assert all(n > 0 for n in Drawn(dom).marks.values())
+
+
+def test_a_click_on_a_head_sorts_the_designs(tmp_path: Path) -> None:
+    page = build(mixed_run(tmp_path / "run", rows=60, count=5))
+    whole = page.read_text(encoding="utf-8")
+    # without the policy, which would not let the click below run
+    whole = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", whole)
+    click = "<script>document.querySelectorAll('table.sortable button')[5].click()</script>"
+    page.write_text(whole.replace("</body>", f"{click}</body>"), encoding="utf-8")
+    dom, _ = dom_of(page, tmp_path / "profile")
+    table = re.search(r'<table class="sortable">.*?</table>', dom, re.DOTALL)
+    assert table is not None
+    rows = re.findall(r"<tr>(.*?)</tr>", table.group(0), re.DOTALL)
+    assert 'aria-sort="ascending"' in rows[0]
+    column = [float(re.findall(r'data-v="([^"]*)"', row)[5]) for row in rows[1:]]
+    ranks = [int(re.findall(r'data-v="([^"]*)"', row)[0][0]) for row in rows[1:]]
+    assert column == sorted(column)
+    assert sorted(ranks) == [1, 2, 3, 4, 5]
+    assert ranks != [1, 2, 3, 4, 5]

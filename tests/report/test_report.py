@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,16 +12,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from fabricated_runs import airfoil_run, mixed_run
 
 from payoff.errors import UserError
 from payoff.report import build
 from payoff.report.canvas import robust_range
 from payoff.report.formatting import aligned, duration, moment, number, percent, short, text
-from payoff.report.projection import project
+from payoff.report.projection import _encode, project
 from payoff.report.run import load
-
-sys.path.insert(0, str(Path(__file__).parent))
-from fabricate import airfoil_run, mixed_run  # noqa: E402
 
 SCRIPT = "</script><script>document.title='owned'</script>"
 
@@ -138,7 +135,7 @@ def test_minimising_turns_the_axis_and_the_peak(tmp_path: Path) -> None:
     figure = figures_of(page_of(folder))["aim"]
     assert figure["layout"]["xaxis"]["autorange"] == "reversed"
     sweep = pl.read_csv(folder / "sweep.csv")
-    star = next(t for t in figure["data"] if t["name"] == "its best point")
+    star = next(t for t in figure["data"] if t.get("name") == "its best point")
     assert star["y"][0] == pytest.approx(sweep["pessimistic"].min())
     assert star["x"][0] == pytest.approx(sweep["aim"][int(sweep["pessimistic"].arg_min() or 0)])
 
@@ -290,8 +287,6 @@ def test_a_category_weighs_as_much_as_a_number(tmp_path: Path) -> None:
     assert view.rank == 2
     assert sum(view.shares) < 1
     numeric = load(mixed_run(tmp_path / "more", numeric=1, categorical=1))
-    from payoff.report.projection import _encode
-
     x, _, owners = _encode(numeric.features, numeric.data, numeric.designs)
     for name in ("x0", "kind0"):
         mine = [i for i, owner in enumerate(owners) if owner == name]

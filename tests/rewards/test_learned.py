@@ -70,6 +70,29 @@ def test_ridge_picks_more_shrinkage_for_noisier_labels() -> None:
     assert loud.lam > 10 * quiet.lam
 
 
+def test_ridge_picks_its_shrinkage_whatever_the_scale() -> None:
+    x, y = normal(40, 60), normal(40, seed=1)
+    a, b = Ridge.fit(x, y), Ridge.fit(1e4 * x, y)
+    torch.testing.assert_close(a(x), b(1e4 * x))
+    assert b.lam == pytest.approx(1e8 * a.lam)
+
+
+def test_ridge_picks_the_least_leave_one_out_error() -> None:
+    x = normal(30, 5)
+    y = x[:, 0] + normal(30, seed=1)
+    found = Ridge.fit(x, y).lam
+
+    def left_out(lam: float) -> float:
+        error = 0.0
+        for i in range(30):
+            rest = torch.arange(30) != i
+            error += float((Ridge.fit(x[rest], y[rest], lam=lam)(x[i : i + 1]) - y[i]).square())
+        return error
+
+    # the fits without a row centre on the others, which the closed form allows for
+    assert left_out(found) <= min(left_out(found / 3), left_out(found * 3)) + 1e-9
+
+
 def test_ridge_noise_estimates_the_noise() -> None:
     x = normal(2000, 8)
     reward = Ridge.fit(x, x @ normal(8, seed=3) + 0.5 * normal(2000, seed=1))

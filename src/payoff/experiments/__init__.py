@@ -1,0 +1,1 @@
+"""Jobs from input to run folder: configuration, progress, records."""

@@ -87,6 +87,7 @@ class RunFolder:
     def replacing(self, name: str) -> Iterator[Path]:
         """A temporary path that takes the name ``name`` when the block ends well."""
         target = self.path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f".{target.name}.tmp")
         try:
             yield temporary
@@ -99,6 +100,17 @@ class RunFolder:
         """Write ``value`` as JSON; NaN becomes null, which every reader understands."""
         with self.replacing(name) as path:
             path.write_text(json.dumps(_plain(value), indent=2, ensure_ascii=False) + "\n")
+
+    def read_json(self, name: str) -> Any:
+        """What :meth:`write_json` wrote.
+
+        Raises:
+            UserError: it is missing or damaged.
+        """
+        try:
+            return json.loads((self.path / name).read_text())
+        except (OSError, ValueError) as error:
+            raise UserError(f"{self.path / name} cannot be read: {error}") from error
 
     def finish(self, record: dict[str, Any]) -> None:
         """Write ``run.json``: the record with versions, timings and warnings added."""

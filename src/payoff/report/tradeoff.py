@@ -39,10 +39,10 @@ def _theory(run: DesignRun) -> str:
         "each prediction, so the learned reward and the generator itself err more. The second is "
         "<b>extrapolation off the support</b>: past some point designs no longer lie where real "
         "ones lie at all, and nothing in the data says what they are worth. Yuan et al. (2023) "
-        "prove that the shortfall between what is asked and what is truly got is bounded by "
-        "these very terms (<cite>Reward-Directed Conditional Diffusion</cite>, "
-        f'<a href="{PAPER}" rel="noreferrer">arXiv 2307.07055</a>): pushing harder first gains '
-        "and then loses."
+        "bound the shortfall between what is asked and what is truly got by terms of these two "
+        "kinds (<cite>Reward-Directed Conditional Diffusion</cite>, "
+        f'<a href="{PAPER}" rel="noreferrer">arXiv 2307.07055</a>), and in their experiments '
+        "pushing harder first gains and then loses."
     )
 
 

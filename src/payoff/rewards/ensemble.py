@@ -30,6 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from payoff.rewards.learned import LearnedReward, check_rows
+from payoff.whitening import Whitening
 
 SHAPES = ("matern", "quadratic")
 NOISE_FLOOR = 1e-4  # of the labels' variance: keeps duplicates and noiseless labels solvable
@@ -101,7 +102,7 @@ class GaussianProcess(nn.Module):
             scales, parameters = bounded()
             covariance = self._covariance(inputs, inputs, scales, parameters)
             covariance = covariance + (parameters[2].exp() + NOISE_FLOOR) * eye
-            factor = torch.linalg.cholesky(covariance)
+            factor = _cholesky(covariance)
             fitted = torch.linalg.solve_triangular(factor, targets[:, None], upper=False)
             loss = 0.5 * fitted.square().sum() + factor.diagonal().log().sum()
             prior = 2 * (scales - centre_scales).square().sum()  # sd 1/2 in the log
@@ -126,7 +127,7 @@ class GaussianProcess(nn.Module):
             z = self.inputs
             covariance = self._covariance(z, z, self.log_scales, self.log_parameters)
             covariance.diagonal().add_(self.noise_variance)
-            self.factor = torch.linalg.cholesky(covariance)
+            self.factor = _cholesky(covariance)
             self.weights = torch.cholesky_solve(self.targets[:, None], self.factor)[:, 0]
 
     @property
@@ -193,7 +194,7 @@ class Ensemble(LearnedReward):
         rows = x if context is None else context.detach().to(x)
         if rows.ndim != 2 or rows.shape[1] != dim:
             raise ValueError(f"context has shape {tuple(rows.shape)}; expected (m, {dim})")
-        whitening = _whitening(rows)
+        whitening = Whitening(rows, WHITENING_FLOOR).matrix
         scaling = (
             torch.eye(dim).to(x) / rows.var(dim=0, correction=0).mean().clamp(min=1e-24).sqrt()
         )
@@ -241,8 +242,11 @@ class Ensemble(LearnedReward):
         return cls(config["dim"], [(int(rows), str(shape)) for rows, shape in config["members"]])
 
 
-def _whitening(rows: Tensor) -> Tensor:
-    """W (D, D) such that (x - mean) W has roughly the identity as covariance."""
-    values, vectors = torch.linalg.eigh(torch.cov(rows.T).reshape(rows.shape[1], -1))
-    floor = WHITENING_FLOOR * values.mean().clamp(min=1e-12)
-    return vectors / (values.clamp(min=0.0) + floor).sqrt()
+def _cholesky(covariance: Tensor) -> Tensor:
+    """The factor, with as little added to the diagonal as rounding makes necessary."""
+    for jitter in (0.0, 1e-10, 1e-8, 1e-6, 1e-4):
+        added = jitter * covariance.diagonal().mean() * torch.eye(len(covariance)).to(covariance)
+        factor, failed = torch.linalg.cholesky_ex(covariance + added)
+        if not failed:
+            return factor
+    return torch.linalg.cholesky(covariance)  # its error says what is wrong

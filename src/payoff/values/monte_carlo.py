@@ -3,8 +3,8 @@ r"""The value by roll-outs,
 
 The mean inside is unbiased for :math:`e^{V}` (up to the sampler's own error); its logarithm is
 biased down by about :math:`\mathrm{Var}(w)/(2n\,E[w]^2)`, w the exponentials. The bias falls as
-1/n, but where the reward's spread is several τ a few rare roll-outs carry the mean, and n has to be of
-the order of :math:`e^{\mathrm{KL}(p^*\|p)}` before anything is seen at all.
+1/n, but where the reward's spread is several τ a few rare roll-outs carry the mean, and n has to be
+of the order of :math:`e^{\mathrm{KL}(p^*\|p)}` before anything is seen at all.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@ r"""The value of the clean estimate, :math:`V_t(x_t)\approx r(\hat x_0(x_t))/\ta
 
 One denoiser call, and what most guidance methods use. It replaces the mean of an exponential by the
 exponential at the mean, so it is wrong wherever the posterior of :math:`x_0` is wide: at high
-noise, and between modes, where :math:`\hat x_0` is a point that never occurs. More compute does not help.
+noise, and between modes, where :math:`\hat x_0` is a point that never occurs. More compute does
+not help.
 
 Reference: Diffusion Posterior Sampling for General Noisy Inverse Problems (Chung et al., 2023).
 """

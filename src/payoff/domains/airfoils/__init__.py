@@ -10,6 +10,7 @@ and is never shown to the learner.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -27,11 +28,13 @@ from payoff.domains.airfoils.geometry import (
     surfaces,
     thickness,
 )
+from payoff.domains.vectors.domain import VectorDomain
 from payoff.domains.vectors.table import Table, read_table
 from payoff.errors import UserError
 
 __all__ = [
     "COLUMNS",
+    "AirfoilDomain",
     "AirfoilFlow",
     "LiftToDrag",
     "aerodynamics",
@@ -103,6 +106,24 @@ def valid(
     values = parameters(designs)
     confidence = aerodynamics(values, alpha=alpha, re=re, model=model)["confidence"]
     return np.asarray((confidence >= min_confidence) & positive_thickness(values))
+
+
+class AirfoilDomain(VectorDomain):
+    """The table of airfoils; a design must also be thick everywhere.
+
+    That is geometry and costs nothing, so it may be asked of every candidate; whether NeuralFoil
+    trusts its answer (:func:`valid`) belongs to the oracle and is asked at the end.
+    """
+
+    def check(self, objects: Sequence[Any | None]) -> list[str | None]:
+        reasons = super().check(objects)
+        fine = [i for i, reason in enumerate(reasons) if reason is None]
+        if fine:
+            rows = [[objects[i][name] for name in COLUMNS] for i in fine]  # type: ignore[index]
+            for i, thick in zip(fine, positive_thickness(rows), strict=True):
+                if not thick:
+                    reasons[i] = "the surfaces cross"
+        return reasons
 
 
 def airfoil_table(

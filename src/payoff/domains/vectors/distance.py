@@ -19,6 +19,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from payoff.whitening import Whitening
+
 CHUNK_CELLS = 1 << 23  # distances held at once: 64 MB in float64, however many rows there are
 MOST_REFERENCES = 20_000
 MOST_QUERIES = 2_000
@@ -48,6 +50,9 @@ class SupportDistance:
         shrinkage: the whitening's epsilon.
         quantile: which quantile of the data counts as 1.
         generator: picks the rows used where there are more than 20,000; needed only then.
+
+    Attributes:
+        spacing: median distance of a row to its nearest neighbour, in the same coordinates.
     """
 
     def __init__(
@@ -55,7 +60,7 @@ class SupportDistance:
         rows: Tensor,
         *,
         k: int = 5,
-        shrinkage: float = 0.01,
+        shrinkage: float = 0.05,
         quantile: float = 0.95,
         generator: torch.Generator | None = None,
     ) -> None:
@@ -67,31 +72,28 @@ class SupportDistance:
             chosen = torch.randperm(len(rows), generator=generator, device=generator.device)
             rows = rows[chosen[:MOST_REFERENCES].to(rows.device)]
         self.k = min(k, len(rows) - 1)
-        self.mean = rows.mean(dim=0)
-        covariance = torch.cov(rows.T).reshape(rows.shape[1], rows.shape[1])
-        values, vectors = torch.linalg.eigh(covariance)
-        floor = shrinkage * values.mean().clamp(min=1e-12)
-        self.whitening = vectors / (values.clamp(min=0.0) + floor).sqrt()
-        self.reference = (rows - self.mean) @ self.whitening
+        self.whitening = Whitening(rows, shrinkage)
+        self.reference = self.whitening.encode(rows)
         every = max(1, len(rows) // MOST_QUERIES)
-        own = self._mean_distance(self.reference[::every], skip_nearest=True)
-        self.unit = own.quantile(quantile).clamp(min=1e-9)
+        near = self._nearest(self.reference[::every], self.k + 1)[:, 1:]  # itself comes first
+        self.unit = near.mean(dim=1).quantile(quantile).clamp(min=1e-9)
+        self.spacing = float(near[:, 0].median())
+
+    def coordinates(self, x: Tensor) -> Tensor:
+        """The decorrelated coordinates (n, d) in which distances are taken, float64."""
+        _check(x, self.whitening.matrix.T)
+        return self.whitening.encode(x.double())
 
     def __call__(self, x: Tensor) -> Tensor:
         """Support distance (n,) of encoded designs x (n, D), in the dtype of x."""
-        _check(x, self.reference)
-        z = (x.to(self.mean) - self.mean) @ self.whitening
-        return (self._mean_distance(z, skip_nearest=False) / self.unit).to(x)
+        near = self._nearest(self.coordinates(x), self.k)
+        return (near.mean(dim=1) / self.unit).to(x)
 
-    def _mean_distance(self, z: Tensor, *, skip_nearest: bool) -> Tensor:
-        first = int(skip_nearest)  # a row of the data is its own nearest neighbour
-
-        def of(part: Tensor) -> Tensor:
-            distance = torch.cdist(part, self.reference)
-            near = distance.topk(self.k + first, dim=1, largest=False, sorted=True).values
-            return near[:, first:].mean(dim=1)
-
-        return _in_chunks(z, len(self.reference), of)
+    def _nearest(self, z: Tensor, k: int) -> Tensor:
+        """Distances (n, k) to the k nearest rows, the nearest first."""
+        parts = z.split(max(1, CHUNK_CELLS // len(self.reference))) if len(z) else ()
+        found = [torch.cdist(p, self.reference).topk(k, largest=False).values for p in parts]
+        return torch.cat(found) if found else z.new_zeros(0, k)
 
 
 def _check(x: Tensor, rows: Tensor) -> None:

@@ -14,6 +14,7 @@ from payoff.errors import UserError
 Kind = Literal["numeric", "integer", "categorical", "constant", "identifier", "score"]
 MOST_LEVELS = 50
 EXACT = 2**53  # integers beyond this are not exact as floating-point numbers
+LARGEST = 1e100  # squares of larger numbers overflow
 _COMMA_NUMBER = r"^[+-]?\d*,\d+([eE][+-]?\d+)?$|^[+-]?\d+,$"
 _DATE = (
     r"^\d{4}[-/.]\d{1,2}[-/.]\d{1,2}([ T]\d{1,2}:\d{2}.*)?$"
@@ -108,6 +109,12 @@ def read_numbers(raw: RawTable, column: pl.Series, role: str) -> pl.Series:
             f"{raw.origin}: column '{column.name}' holds '{column[int(infinite[0])]}' in "
             f"{raw.at(infinite)}; every number must be finite. Correct the cell, or empty it if "
             f"it means {empty}"
+        )
+    huge = np.flatnonzero((numbers.abs() > LARGEST).fill_null(False).to_numpy())
+    if len(huge):
+        raise UserError(
+            f"{raw.origin}: column '{column.name}' holds {column[int(huge[0])]} in {raw.at(huge)}, "
+            "too large to compute with; correct the cell or change the unit"
         )
     return numbers
 

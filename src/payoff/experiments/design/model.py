@@ -1,0 +1,193 @@
+r"""Steps 1 to 3 of RCGDM on a table: the learned score, the pseudo-labels, the conditional model.
+
+Rows carry the pseudo-label :math:`\hat y = (\hat f(x) - \mu)/s + \nu\xi`, :math:`\xi\sim N(0,1)`
+drawn afresh in every batch, μ and s the mean and sd of :math:`\hat f` over all rows. Columns that
+the user holds fixed are further labels, so that the model draws from
+:math:`p(x\mid \hat y, \text{fixed})` rather than having them overwritten afterwards.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from payoff.denoisers import Denoiser, NetDenoiser, Subspace
+from payoff.domains.vectors import Code
+from payoff.experiments.design.config import DesignConfig
+from payoff.experiments.design.jobs import Job
+from payoff.experiments.progress import Reporter
+from payoff.experiments.records import RunFolder
+from payoff.nets import ResidualMLP
+from payoff.pretrained import CONFIG, from_pretrained, read_config, save_pretrained
+from payoff.processes import GaussianProcess
+from payoff.rewards import FittedReward, LearnedReward, fit_reward
+from payoff.training import FitConfig, fit
+from payoff.whitening import Whitening
+
+MODEL, STATE, REWARD = "model", "state", "reward"
+
+
+@dataclass
+class Model:
+    """A trained conditional model with what is needed to speak to it.
+
+    Attributes:
+        denoiser: of samples in model coordinates (n, d).
+        whitening: codec coordinates <-> model coordinates; None: they are the same.
+        location, scale: score = location + scale * label, higher is better.
+        held: slots of the codec that are further labels, and the values they are held at.
+    """
+
+    denoiser: Denoiser
+    whitening: Whitening | None
+    dim: int
+    location: float
+    scale: float
+    held: list[int]
+    values: list[float]
+
+    def label(self, score: float) -> Tensor:
+        """The condition (1, 1+h) that asks for a score."""
+        return torch.tensor([[(score - self.location) / self.scale, *self.values]])
+
+    def to_codec(self, z: Tensor) -> Tensor:
+        """Model coordinates to codec coordinates, on the CPU in single precision."""
+        z = z.cpu()
+        return (z if self.whitening is None else self.whitening.decode(z)).float()
+
+    def save(self, folder: RunFolder) -> None:
+        """Write ``model/`` with everything that :meth:`load` needs."""
+        metadata = {
+            "whitening": None if self.whitening is None else self.whitening.config(),
+            "dim": self.dim,
+            "location": self.location,
+            "scale": self.scale,
+            "held": self.held,
+            "values": self.values,
+        }
+        save_pretrained(self.denoiser, folder.path / MODEL, metadata)
+
+    @classmethod
+    def load(cls, folder: RunFolder, device: str = "cpu") -> Model:
+        """The inverse of :meth:`save`."""
+        kept = dict(read_config(folder.path / MODEL)["metadata"])
+        whitening = kept.pop("whitening")
+        restored = None if whitening is None else Whitening.from_config(whitening)
+        return cls(from_pretrained(folder.path / MODEL, device), restored, **kept)
+
+
+def learn_reward(
+    job: Job, config: DesignConfig, folder: RunFolder, reporter: Reporter
+) -> tuple[LearnedReward, dict]:
+    """The learned score and the summary of its cross-validation, from the folder if it is there."""
+    state = folder.path / STATE
+    if (state / "reward.json").exists() and (state / "fitted.json").exists():
+        return LearnedReward.load(state), folder.read_json(f"{STATE}/fitted.json")
+    generator = torch.Generator().manual_seed(config.seed)
+    names = ("ridge", "ensemble") if config.reward == "auto" else (config.reward,)
+    known = job.known
+    with reporter.bar("learning the score", 5 * len(names) + 1) as advance:
+        fitted: FittedReward = fit_reward(
+            job.x[known],
+            job.labels[known],
+            generator=generator,
+            candidates=names,
+            context=job.x,
+            progress=lambda done, total: advance(done),
+        )
+    summary = fitted.summary() | {"noise_sd": float(fitted.reward.noise)}
+    fitted.reward.save(state)
+    folder.write_json(f"{STATE}/fitted.json", summary)
+    return fitted.reward, summary
+
+
+def train_model(
+    job: Job, reward: LearnedReward, config: DesignConfig, folder: RunFolder, reporter: Reporter
+) -> Model:
+    """The conditional model, from the folder if it is finished or half finished there."""
+    if (folder.path / MODEL / CONFIG).exists():
+        return Model.load(folder, config.device)
+    predicted = reward(job.x.double())
+    location, scale = float(predicted.mean()), max(float(predicted.std()), 1e-12)
+    whitening = Whitening(job.x) if config.network == "mlp" else None
+    z = job.x if whitening is None else whitening.encode(job.x)
+    held = [s for c in job.codec.codes if c.fixed is not None for s in _slots(c)]
+    label = torch.cat([((predicted - location) / scale)[:, None].to(job.x), job.x[:, held]], dim=1)
+    dtype = torch.float64 if config.precision == 64 else torch.float32
+    denoiser = build_denoiser(z, label.shape[1], config).to(config.device, dtype)
+    with reporter.bar("training the model", config.steps) as advance:
+        trained = fit(
+            denoiser,
+            z.to(config.device, dtype),
+            {"label": label.to(config.device, dtype)},
+            _fit_config(config),
+            checkpoint=folder.path / STATE / "training.pt",
+            resume=True,
+            progress=lambda step, steps, loss: advance(step),
+            augment=lambda x0, cond, generator: (x0, _noisy(cond, config.label_noise, generator)),
+        )
+    values = _held_values(job, held)
+    model = Model(trained, whitening, z.shape[1], location, scale, held, values)
+    model.save(folder)
+    return model
+
+
+def build_denoiser(z: Tensor, label_dim: int, config: DesignConfig) -> Denoiser:
+    """An untrained denoiser for rows z (n, d), seeded."""
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        if config.network == "mlp":
+            return NetDenoiser(_net(z.shape[1], label_dim, config), GaussianProcess())
+        latent = min(config.latent_dim or _dimension_of(z), z.shape[1])
+        inner = NetDenoiser(_net(latent, label_dim, config), GaussianProcess())
+        return Subspace(inner, z.shape[1], latent)
+
+
+def _net(dim: int, label_dim: int, config: DesignConfig) -> ResidualMLP:
+    return ResidualMLP(
+        dim,
+        width=config.width,
+        depth=config.depth,
+        label_dim=label_dim,
+        dropout=config.dropout,
+    )
+
+
+def _fit_config(config: DesignConfig) -> FitConfig:
+    return FitConfig(
+        steps=config.steps,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        label_dropout=config.label_dropout,
+        seed=config.seed,
+        log_every=min(100, config.steps),
+        checkpoint_every=500,
+    )
+
+
+def _noisy(cond: dict[str, Tensor], nu: float, generator: torch.Generator) -> dict[str, Tensor]:
+    label = cond["label"].clone()
+    noise = torch.randn(label.shape[0], generator=generator).to(label)
+    label[:, 0] += nu * noise
+    return {**cond, "label": label}
+
+
+def _slots(code: Code) -> range:
+    return range(code.start, code.start + code.slots)
+
+
+def _held_values(job: Job, held: list[int]) -> list[float]:
+    if not held:
+        return []
+    # any row decodes to the fixed values, so its encoding has them
+    row = job.codec.encode(job.codec.decode(job.x[:1]))
+    return [float(v) for v in row[0, held]]
+
+
+def _dimension_of(z: Tensor) -> int:
+    values = torch.linalg.eigvalsh(torch.cov(z.double().T).reshape(z.shape[1], -1)).flip(0)
+    share = values.cumsum(0) / values.sum()
+    return int((share < 0.99).sum()) + 1
