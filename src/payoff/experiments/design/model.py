@@ -9,6 +9,7 @@ the user holds fixed are further labels, so that the model draws from
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -70,12 +71,12 @@ class Model:
         save_pretrained(self.denoiser, folder.path / MODEL, metadata)
 
     @classmethod
-    def load(cls, folder: RunFolder, device: str = "cpu") -> Model:
-        """The inverse of :meth:`save`."""
-        kept = dict(read_config(folder.path / MODEL)["metadata"])
+    def load(cls, folder: Path, device: str = "cpu") -> Model:
+        """The inverse of :meth:`save`, from the folder ``model/`` of a run."""
+        kept = dict(read_config(folder)["metadata"])
         whitening = kept.pop("whitening")
         restored = None if whitening is None else Whitening.from_config(whitening)
-        return cls(from_pretrained(folder.path / MODEL, device), restored, **kept)
+        return cls(from_pretrained(folder, device), restored, **kept)
 
 
 def learn_reward(
@@ -108,7 +109,7 @@ def train_model(
 ) -> Model:
     """The conditional model, from the folder if it is finished or half finished there."""
     if (folder.path / MODEL / CONFIG).exists():
-        return Model.load(folder, config.device)
+        return Model.load(folder.path / MODEL, config.device)
     predicted = reward(job.x.double())
     location, scale = float(predicted.mean()), max(float(predicted.std()), 1e-12)
     whitening = Whitening(job.x) if config.network == "mlp" else None
