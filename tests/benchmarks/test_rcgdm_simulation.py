@@ -46,9 +46,11 @@ def test_the_gap_splits_exactly_into_its_four_terms(study) -> None:
 
 def test_the_exact_denoiser_samples_the_closed_forms(study) -> None:
     module, _, _ = study
+    from rcgdm_closed_forms import exact_sampling
+
     config = module.Config(quick=True)
     config.samples = 4096
-    for row in module.exact_sampling(config)["multistep, 50 calls"]:
+    for row in exact_sampling(config)["multistep, 50 calls"]:
         se = row["exact_sd_fhat"] / math.sqrt(config.samples)
         assert abs(row["fhat"] - row["exact_fhat"]) < 4.5 * se
         assert abs(row["sd_fhat"] / row["exact_sd_fhat"] - 1) < 4.5 / math.sqrt(2 * config.samples)

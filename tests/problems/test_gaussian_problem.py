@@ -154,3 +154,12 @@ def test_bad_arguments_are_errors() -> None:
         LabelledGaussian(GaussianMixture(torch.ones(1, 2), torch.ones(1)), torch.ones(2), 0.1)
     with pytest.raises(ValueError, match=r"\(3, 1\)"):
         problem.conditional(0.1)(torch.zeros(3, 4), torch.tensor(0.5), {"label": torch.zeros(3)})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_samples_stay_on_the_subspace_to_rounding(dtype: torch.dtype) -> None:
+    """A singular covariance has no variance off its range; √rounding would be a thousand times ε."""
+    problem = GaussianSubspace.random(dtype=dtype)
+    x = problem.sample_base(500, generator=torch.Generator().manual_seed(0))
+    outside = x - x @ problem.frame @ problem.frame.T
+    assert float(outside.norm(dim=1).max()) < 100 * torch.finfo(dtype).eps

@@ -76,7 +76,8 @@ class GaussianMixture(Tiltable):
             raise ValueError(
                 f"weights must be positive and of shape {(k,)}, got {weights.tolist()}"
             )
-        spectra, bases = torch.linalg.eigh(covariances)
+        parts = torch.linalg.eigh(covariances.double())
+        spectra, bases = parts.eigenvalues.to(means), parts.eigenvectors.to(means)
         tolerance = 100 * torch.finfo(means.dtype).eps * spectra.abs().amax()
         if bool((spectra < -tolerance).any()):
             raise ValueError(f"a covariance has a negative eigenvalue: {float(spectra.min()):.3g}")
@@ -84,7 +85,10 @@ class GaussianMixture(Tiltable):
         self.register_buffer("means", means)
         self.register_buffer("log_weights", weights.log() - weights.sum().log())
         self.register_buffer("bases", bases)
-        self.register_buffer("spectra", spectra.clamp(min=0))
+        # a direction of no variance has some by rounding, and samples would leave the subspace by
+        # its root, a thousand times as much
+        negligible = 10 * torch.finfo(means.dtype).eps * spectra.amax()
+        self.register_buffer("spectra", spectra.where(spectra > negligible, 0.0))
 
     def forward(self, x_t, t, cond=None):
         alpha, sigma = self.process.schedule(t)

@@ -21,6 +21,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from payoff.configs import option, to_dict
 from payoff.denoisers import Denoiser
 from payoff.errors import UserError
+from payoff.schedules import Schedule
 from payoff.spaces import Condition
 from payoff.training.checkpoints import load_checkpoint, save_checkpoint
 from payoff.training.conditional import drop_labels
@@ -41,6 +42,8 @@ class FitConfig:
     warmup: int = option(100, "steps of linear warm-up before the cosine decay to zero")
     gradient_clip: float = option(1.0, "largest gradient norm; 0 for none")
     ema_decay: float = option(0.999, "decay of the weight average that is returned; 0 for none")
+    log_snr_mean: float = option(1.0, "centre of the noise levels trained on, in log-SNR")
+    log_snr_sd: float = option(0.0, "their standard deviation; 0: uniform in time instead")
     label_dropout: float = option(0.1, "share of rows trained without their label")
     seed: int = option(0, "seed of batches, times, noise and label drop-out")
     log_every: int = option(100, "steps between two readings of the loss")
@@ -77,7 +80,8 @@ def fit(
 ) -> Denoiser:
     r"""Minimise :math:`E_{x,t,\varepsilon}[\mathrm{loss}]` and return the averaged denoiser.
 
-    Times are uniform and stratified over the batch. Batches walk through random permutations of the
+    Times are stratified over the batch: uniform, or with a normal log-SNR, which spends less on the
+    two ends where there is nothing to learn. Batches walk through random permutations of the
     rows. With several processes (``accelerate launch``) every process draws the same global batch
     and takes its slice, so the result does not depend on their number beyond rounding.
 
@@ -169,8 +173,7 @@ class _Run:
     def _update(self) -> Tensor:
         rows = self._next_rows()
         n = rows.numel()
-        # one time per stratum of [0, 1]: less variance than n independent uniforms
-        t = (torch.arange(n) + torch.rand(n, generator=self.generator)) / n
+        t = self._times(n)
         x0, cond = self.x[rows], {k: v[rows] for k, v in self.cond.items()}
         if self.augment is not None:
             x0, cond = self.augment(x0, cond, self.generator)
@@ -195,6 +198,15 @@ class _Run:
         if self.average is not None:
             self._average()
         return loss.detach().cpu()
+
+    def _times(self, n: int) -> Tensor:
+        # one level per stratum: less variance than n independent draws
+        u = (torch.arange(n) + torch.rand(n, generator=self.generator)) / n
+        schedule = getattr(self.denoiser.process, "schedule", None)
+        if self.config.log_snr_sd == 0 or not isinstance(schedule, Schedule):
+            return u
+        levels = self.config.log_snr_mean + self.config.log_snr_sd * torch.special.ndtri(u)
+        return schedule.time(levels).clamp(0, 1)
 
     def _average(self) -> None:
         # a short run would remember its random start: ramp the decay up as (1+n)/(10+n)
