@@ -103,12 +103,8 @@ def propose(config: Config, seed: int) -> list[Row]:
     """The designs of every method at one seed, written to files; what is known without a judge."""
     run = _run(config, seed)
     record = read_record(run)
-    drawn = int(record["designs"]["drawn"])
-    if record["aim"]["mode"] == "auto":
-        settings = record["config"]
-        drawn += settings["aims"] * settings["oversample"] * min(config.count, 100)
     effort = TOY if config.preset == "toy" else Effort()
-    evidence = Evidence.of(run, config.count, drawn, seed, effort)
+    evidence = Evidence.of(run, config.count, record["network_calls"], seed, effort)
     known = _digest(run)
     made = []
     for name in config.method_list():

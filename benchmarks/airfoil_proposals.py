@@ -68,9 +68,11 @@ class Evidence:
     effort: Effort
 
     @classmethod
-    def of(cls, run: Path, count: int, draws: int, seed: int, effort: Effort) -> Evidence:
-        """The evidence of a finished run."""
+    def of(cls, run: Path, count: int, network_calls: int, seed: int, effort: Effort) -> Evidence:
+        """The evidence of a finished run that took so many network calls."""
         proposer, _ = reopen(run)
+        calls = proposer.sampler.steps * proposer.sampler.calls_per_step
+        draws = network_calls // (calls * (2 if proposer.config.guidance else 1))
         job = proposer.job
         job.oracle = job.valid = None
         x = job.x.double()

@@ -94,7 +94,8 @@ def main() -> None:
             if "azula" in seconds:
                 row["payoff / azula"] = seconds["payoff"] / seconds["azula"]
             rows.append(row)
-            print("  ".join(f"{k}: {v:.4g}" if isinstance(v, float) else f"{k}: {v}" for k, v in row.items()))
+            shown = {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()}
+            print("  ".join(f"{k}: {v}" for k, v in shown.items()))
     if args.out:
         args.out.write_text(json.dumps({"steps": args.steps, "rows": rows}, indent=2) + "\n")
 

@@ -8,7 +8,10 @@ traceback; Ctrl-C and SIGTERM leave a checkpoint and exit with 130.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import inspect
+import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable
@@ -19,6 +22,7 @@ import typer
 
 import payoff
 from payoff.errors import UserError
+from payoff.experiments.design.config import PRESETS, DesignConfig
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -29,10 +33,15 @@ app = typer.Typer(
 
 _NAMES = {"identifiers": "--id", "minimize": "--minimize/--maximize"}
 _MULTIPLE = "; may be given several times"
+_CONTINUE: list[str] = []  # the command that continues what is running now
 
 
 def with_options(config: type) -> Callable[[Callable], Callable]:
-    """Replace a command's ``options`` argument by one option per field of the dataclass."""
+    """Replace a command's ``options`` argument by one option per field of the dataclass.
+
+    The command gets the options' values by name, and as ``given`` the names of those that the user
+    set, to a default or not.
+    """
     hints = get_type_hints(config)
 
     def option_of(field: dataclasses.Field) -> inspect.Parameter:
@@ -41,7 +50,13 @@ def with_options(config: type) -> Callable[[Callable], Callable]:
         default: Any = [] if is_list else field.default
         flag = _NAMES.get(field.name, "--" + field.name.replace("_", "-"))
         text = field.metadata["help"] + (_MULTIPLE if is_list else "")
-        shown = typer.Option(flag, help=text, show_default=default not in (None, [], False))
+        shown = typer.Option(
+            flag,
+            help=text,
+            show_default=default is not None and default is not False and default != [],
+            metavar=field.metadata.get("metavar"),
+            rich_help_panel=field.metadata.get("group"),
+        )
         annotation = Annotated[kind, shown]  # type: ignore[valid-type]
         keyword = inspect.Parameter.KEYWORD_ONLY
         return inspect.Parameter(field.name, keyword, default=default, annotation=annotation)
@@ -50,18 +65,20 @@ def with_options(config: type) -> Callable[[Callable], Callable]:
         fields = [f for f in dataclasses.fields(config) if f.name != "source"]
         names = {f.name for f in fields}
 
-        def wrapper(**given: Any) -> None:
-            options = {k: v for k, v in given.items() if k in names}
-            rest = {k: v for k, v in given.items() if k not in names}
-            command(options=options, **rest)
+        def wrapper(context: typer.Context, **values: Any) -> None:
+            options = {k: v for k, v in values.items() if k in names}
+            rest = {k: v for k, v in values.items() if k not in names}
+            sources = {k: context.get_parameter_source(k) for k in names}
+            given = {k for k, source in sources.items() if source and source.name != "DEFAULT"}
+            command(options=options, given=given, **rest)
 
-        own = [p for p in inspect.signature(command).parameters.values() if p.name != "options"]
+        passed = ("options", "given")
+        own = [p for p in inspect.signature(command).parameters.values() if p.name not in passed]
         own_hints = get_type_hints(command, include_extras=True)
-        own = [
-            p.replace(annotation=own_hints[p.name], kind=inspect.Parameter.KEYWORD_ONLY)
-            for p in own
-        ]
-        parameters = own + [option_of(f) for f in fields]
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        own = [p.replace(annotation=own_hints[p.name], kind=keyword) for p in own]
+        context = inspect.Parameter("context", keyword, annotation=typer.Context)
+        parameters = [context, *own, *(option_of(f) for f in fields)]
         wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         wrapper.__annotations__ = {p.name: p.annotation for p in parameters}
         wrapper.__name__, wrapper.__doc__ = command.__name__, command.__doc__
@@ -70,75 +87,81 @@ def with_options(config: type) -> Callable[[Callable], Callable]:
     return decorate
 
 
-def _design() -> None:
-    # The heavy imports happen when a command runs, so that --help answers at once.
-    from payoff.experiments.design.config import PRESETS, DesignConfig
-
-    @app.command()
-    @with_options(DesignConfig)
-    def design(
-        source: Annotated[str, typer.Argument(help="a CSV, TSV or Parquet table, or: airfoils")],
-        options: dict[str, Any],
-        out: Annotated[
-            Path | None, typer.Option("--out", help="folder of the run; default: runs/NAME")
-        ] = None,
-        preset: Annotated[
-            str, typer.Option("--preset", help="default, or toy: seconds instead of minutes")
-        ] = "default",
-        resume: Annotated[
-            bool, typer.Option("--resume", help="continue an interrupted run in --out")
-        ] = False,
-        overwrite: Annotated[
-            bool, typer.Option("--overwrite", help="replace an earlier run in --out")
-        ] = False,
-        quiet: Annotated[bool, typer.Option("--quiet", help="no progress")] = False,
-    ) -> None:
-        """Propose designs with a better score that still look like the data."""
-        from payoff.experiments.design.run import design as run
-        from payoff.report import build
-
-        if preset not in PRESETS:
-            raise UserError(f"--preset {preset}: choose one of {', '.join(PRESETS)}")
-        defaults = {f.name: f.default for f in dataclasses.fields(DesignConfig)}
-        for name, value in PRESETS[preset].items():
-            if options[name] == defaults[name]:
-                options[name] = value
-        config = DesignConfig(source=source, **options)
-        folder = out if out is not None else _free_folder(source, resume)
-        _STATE["resume"] = f"payoff design {source} ... --out {folder} --resume"
-        frame = run(config, folder, resume=resume, overwrite=overwrite, quiet=quiet)
-        report = build(folder)
-        print(f"{len(frame)} designs: {folder / 'designs.csv'}")
-        print(f"report:      {report.resolve()}")
+# The heavy imports happen when a command runs, so that --help answers at once.
 
 
-def _design_sample() -> None:
-    @app.command()
-    def sample(
-        run: Annotated[Path, typer.Argument(help="the folder of a finished design run")],
-        count: Annotated[int, typer.Option("--count", help="number of designs")] = 100,
-        aim: Annotated[
-            float | None, typer.Option("--aim", help="the score to aim at; default: the run's own")
-        ] = None,
-        seed: Annotated[int, typer.Option("--seed", help="another seed gives other designs")] = 1,
-        out: Annotated[
-            Path | None, typer.Option("--out", help="a CSV file; default: the terminal")
-        ] = None,
-        quiet: Annotated[bool, typer.Option("--quiet", help="no progress")] = False,
-    ) -> None:
-        """Draw more designs from the model of a finished run."""
-        from payoff.experiments.design.again import sample as draw
+@app.command()
+@with_options(DesignConfig)
+def design(
+    source: Annotated[str, typer.Argument(help="a CSV, TSV or Parquet table, or: airfoils")],
+    options: dict[str, Any],
+    given: set[str],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="folder of the run; default: runs/NAME")
+    ] = None,
+    preset: Annotated[
+        str, typer.Option("--preset", help="default, or toy: seconds instead of minutes")
+    ] = "default",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="continue an interrupted run in --out")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="replace an earlier run in --out")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="no progress")] = False,
+) -> None:
+    """Propose designs with a better score that still look like the data."""
+    if preset not in PRESETS:
+        raise UserError(f"--preset {preset}: choose one of {', '.join(PRESETS)}")
+    options |= {k: v for k, v in PRESETS[preset].items() if k not in given}
+    config = DesignConfig(source=source, **options)
+    folder = out if out is not None else _free_folder(source, resume)
 
-        frame = draw(run, count=count, aim=aim, seed=seed, quiet=quiet)
-        if out is None:
-            sys.stdout.write(frame.write_csv())
-            return
-        if not out.parent.is_dir():
-            raise UserError(f"--out {out}: there is no folder {out.parent}")
-        temporary = out.with_name(f".{out.name}.tmp")
+    from payoff.experiments.design.run import design as run
+    from payoff.report import build
+
+    _CONTINUE[:] = _continuing(sys.argv[1:], folder, out is not None)
+    frame = run(config, folder, resume=resume, overwrite=overwrite, quiet=quiet)
+    _CONTINUE[:] = ["payoff", "report", str(folder)]
+    report = build(folder)
+    print(f"designs: {folder / 'designs.csv'} ({len(frame)})")
+    print(f"report:  {report.resolve()}")
+
+
+@app.command()
+def sample(
+    run: Annotated[Path, typer.Argument(help="the folder of a finished design run")],
+    count: Annotated[int, typer.Option("--count", help="number of designs")] = 100,
+    aim: Annotated[
+        float | None, typer.Option("--aim", help="the score to aim at; default: the run's own")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="another seed gives other designs")] = 1,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="a CSV file; default: the terminal")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="no progress")] = False,
+) -> None:
+    """Draw more designs from the model of a finished run."""
+    if out is not None and out.is_dir():
+        raise UserError(f"--out {out} is a folder: give a CSV file")
+    if out is not None and not out.parent.is_dir():
+        raise UserError(f"--out {out}: there is no folder {out.parent}")
+
+    from payoff.experiments.design.again import sample as draw
+
+    frame = draw(run, count=count, aim=aim, seed=seed, quiet=quiet)
+    if out is None:
+        sys.stdout.write(frame.write_csv())
+        sys.stdout.flush()
+        return
+    temporary = out.with_name(f".{out.name}.tmp")
+    try:
         frame.write_csv(temporary)
         temporary.replace(out)
-        print(f"{len(frame)} designs: {out}")
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"cannot write {out}: {error.strerror or error}") from error
+    print(f"designs: {out} ({len(frame)})")
 
 
 @app.command()
@@ -156,24 +179,30 @@ def list_runs(
     folder: Annotated[Path, typer.Argument(help="where the runs are")] = Path("runs"),
 ) -> None:
     """List the runs in a folder, the newest last."""
-    from payoff.experiments.records import RECORD, REQUEST, read_record
+    from payoff.experiments.records import RECORD, REQUEST
 
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}: runs are kept where --out put them")
     found = {p.parent for name in (RECORD, REQUEST) for p in folder.glob(f"*/{name}")}
-    for path in sorted(found, key=lambda p: p.stat().st_mtime):
-        if not (path / RECORD).exists():
-            print(f"{path}  unfinished (continue with --resume)")
-            continue
-        record = read_record(path)
-        designs, score = record.get("designs", {}), record.get("score", {})
-        print(
-            f"{path}  {record.get('created', '?')}  {record.get('name', '?')}: "
-            f"{designs.get('count', '?')} designs, {score.get('direction', '')} "
-            f"{score.get('name', '')}, aim {record.get('aim', {}).get('chosen', float('nan')):.4g}"
-        )
+    for path in sorted(found, key=lambda p: (p.stat().st_mtime, p.name)):
+        print(f"{path}  {_told(path) if (path / RECORD).exists() else 'unfinished: --resume'}")
     if not found:
         print(f"no runs in {folder}")
+
+
+def _told(path: Path) -> str:
+    """A finished run in one line; a damaged one must not hide the others."""
+    from payoff.experiments.records import read_record
+
+    try:
+        record = read_record(path)
+        designs, score, aim = record["designs"], record["score"], record["aim"]["chosen"]
+        return (
+            f"{record['created']}  {record['name']}: {designs['count']} designs, "
+            f"{score['direction']} {score['name']}, aim {aim:.4g}"
+        )
+    except (UserError, KeyError, TypeError, ValueError):
+        return "its run.json is damaged or of another version"
 
 
 def _version(value: bool) -> None:
@@ -191,33 +220,46 @@ def _root(
     """Reward-guided diffusion: designs that score higher and are still realistic."""
 
 
-_design()
-_design_sample()
-_STATE: dict[str, str] = {}
-
-
 def main() -> None:
     """Entry point; see the module's text for the exit codes."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         app(standalone_mode=False)
     except UserError as error:
-        print(f"payoff: {error}", file=sys.stderr)
-        sys.exit(2)
+        _fail(str(error))
     except (KeyboardInterrupt, typer.Abort):
-        hint = f"; continue with: {_STATE['resume']}" if "resume" in _STATE else ""
+        hint = f"; continue with: {shlex.join(_CONTINUE)}" if _CONTINUE else ""
         print(f"\npayoff: stopped{hint}", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:
+        # the reader has gone, as in «payoff sample RUN | head»: nobody is left to tell
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO):
+            raise
+        _fail(f"cannot write {error.filename or ''}: {error.strerror}".replace(" :", ":"))
     except Exception as error:
         # what click says about a mistyped option, without its traceback
         if not hasattr(error, "format_message"):
             raise
-        print(f"payoff: {error.format_message()}", file=sys.stderr)
-        sys.exit(2)
+        _fail(error.format_message())
+
+
+def _fail(message: str) -> None:
+    if message:
+        print(f"payoff: {message}", file=sys.stderr)
+    sys.exit(2)
 
 
 def _interrupt(number: int, frame: Any) -> None:
     raise KeyboardInterrupt
+
+
+def _continuing(words: list[str], folder: Path, has_out: bool) -> list[str]:
+    """The command line that continues the one given: with --resume and the folder's name."""
+    kept = [w for w in words if w not in ("--resume", "--overwrite")]
+    return ["payoff", *kept, *([] if has_out else ["--out", str(folder)]), "--resume"]
 
 
 def _free_folder(source: str, resume: bool) -> Path:

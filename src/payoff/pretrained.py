@@ -105,7 +105,10 @@ def from_pretrained(name: str | Path, device: str = "cpu") -> Denoiser:
     if not isinstance(denoiser, Denoiser):
         raise UserError(f"{folder / CONFIG} describes a {type(denoiser).__name__}, no denoiser")
     try:
-        denoiser.load_state_dict(load_file(folder / WEIGHTS))
+        weights = load_file(folder / WEIGHTS)
+        # built in single precision; weights in double would be rounded to it
+        denoiser.to(next(w.dtype for w in weights.values() if w.is_floating_point()))
+        denoiser.load_state_dict(weights)
     except Exception as error:
         raise UserError(f"the weights in {folder / WEIGHTS} do not load: {error}") from error
     return denoiser.to(device).eval().requires_grad_(False)

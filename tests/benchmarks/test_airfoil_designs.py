@@ -46,7 +46,7 @@ def study(module, tmp_path_factory):
 @pytest.fixture(scope="module")
 def evidence(module, study):
     _, out = study
-    return module.Evidence.of(out / "seed-100/run", 12, 96, 100, module.TOY)
+    return module.Evidence.of(out / "seed-100/run", 12, 800, 100, module.TOY)
 
 
 def test_every_method_has_a_row_with_the_same_evidence(module, study) -> None:
@@ -71,6 +71,7 @@ def test_references_are_rows_of_the_data_and_no_better_than_its_best(study) -> N
 
 
 def test_methods_never_see_the_judge(evidence) -> None:
+    assert evidence.draws == 100  # 800 network calls of 8 steps
     assert evidence.proposer.job.oracle is None
     assert evidence.proposer.job.valid is None
     assert evidence.labels.isfinite().float().mean() < 0.05

@@ -6,9 +6,12 @@ folder that holds it is finished, and one that does not can be resumed.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
+import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +24,8 @@ import payoff
 from payoff.errors import UserError
 
 RECORD, REQUEST = "run.json", "request.json"
+FOLDERS = ("state", "model", "reward")
+TABLE = "table"  # the entry of a request that stands for what the table holds
 _PACKAGES = ("torch", "numpy", "polars", "scikit-learn", "plotly", "aerosandbox", "neuralfoil")
 
 
@@ -50,20 +55,14 @@ class RunFolder:
         self.timings: dict[str, float] = {}
         self.warnings: list[str] = []
         self._started = time.perf_counter()
-        if self.path.exists() and not self.path.is_dir():
-            raise UserError(f"--out {self.path} is a file: give a folder")
-        earlier = self._earlier_request()
-        if earlier is not None and resume:
-            _same_request(earlier, request, self.path)
-        elif earlier is not None and not overwrite:
-            state = "a finished" if self.finished else "an unfinished"
-            raise UserError(
-                f"{self.path} already holds {state} run: choose another --out, or give --resume to "
-                "continue it or --overwrite to replace it"
-            )
-        elif earlier is not None:
-            self._clear()
+        refuse_occupied(self.path, resume=resume, overwrite=overwrite)
+        earlier = _earlier_request(self.path)
         try:
+            if earlier is not None and resume:
+                _same_request(earlier, request, self.path)
+                self._discard_temporary()
+            elif earlier is not None:
+                self._clear()
             self.path.mkdir(parents=True, exist_ok=True)
             self.write_json(REQUEST, request)
         except OSError as error:
@@ -96,10 +95,55 @@ class RunFolder:
             temporary.unlink(missing_ok=True)
             raise
 
+    @contextmanager
+    def replacing_files(self, name: str) -> Iterator[Path]:
+        """A temporary folder whose files move into the folder ``name`` when the block ends well.
+
+        JSON files move last: where one stands, the weights it describes are there too.
+        """
+        target = self.path / name
+        target.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=self.path, prefix=f".{name}.", suffix=".tmp"))
+        try:
+            yield temporary
+            for file in sorted(temporary.iterdir(), key=lambda f: (f.suffix == ".json", f.name)):
+                os.replace(file, target / file.name)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+    @contextmanager
+    def guarded(self) -> Iterator[None]:
+        """Turn a full disk or a folder that cannot be written to into a message.
+
+        Raises:
+            UserError: says so; no half-written file is left, and the run can be resumed.
+        """
+        try:
+            yield
+        except Exception as error:
+            reason = _disk_trouble(error)
+            if reason is None:
+                raise
+            self._discard_temporary()
+            raise UserError(
+                f"cannot write to {self.path}: {reason}. What was finished is kept: put that "
+                "right and continue with --resume"
+            ) from error
+
+    def _discard_temporary(self) -> None:
+        ours = [*self.path.glob(".*.tmp")]
+        ours += [file for name in FOLDERS for file in (self.path / name).glob("*.tmp")]
+        for file in ours:
+            if file.is_dir():
+                shutil.rmtree(file, ignore_errors=True)
+            else:
+                file.unlink(missing_ok=True)
+
     def write_json(self, name: str, value: Any) -> None:
         """Write ``value`` as JSON; NaN becomes null, which every reader understands."""
         with self.replacing(name) as path:
-            path.write_text(json.dumps(_plain(value), indent=2, ensure_ascii=False) + "\n")
+            text = json.dumps(_plain(value), indent=2, ensure_ascii=False)
+            path.write_text(text + "\n", encoding="utf-8")
 
     def read_json(self, name: str) -> Any:
         """What :meth:`write_json` wrote.
@@ -108,7 +152,7 @@ class RunFolder:
             UserError: it is missing or damaged.
         """
         try:
-            return json.loads((self.path / name).read_text())
+            return json.loads((self.path / name).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise UserError(f"{self.path / name} cannot be read: {error}") from error
 
@@ -124,22 +168,39 @@ class RunFolder:
         }
         self.write_json(RECORD, {**extra, **record})
 
-    def _earlier_request(self) -> dict[str, Any] | None:
-        path = self.path / REQUEST
-        if not path.exists():
-            return {} if (self.path / RECORD).exists() else None
-        try:
-            return json.loads(path.read_text())
-        except ValueError:
-            return {}
-
     def _clear(self) -> None:
         # only what a run writes: a folder may hold the user's own files too
-        for name in (RECORD, REQUEST, "designs.csv", "sweep.csv", "data.parquet", "report.html"):
+        results = ("designs.csv", "sweep.csv", "data.parquet", "codec.json", "report.html")
+        for name in (RECORD, REQUEST, *results):
             (self.path / name).unlink(missing_ok=True)
-        for name in ("state", "model", "reward"):
+        self._discard_temporary()
+        for name in FOLDERS:
             for file in (self.path / name).glob("*"):
                 file.unlink()
+
+
+def refuse_occupied(path: Path, *, resume: bool, overwrite: bool) -> None:
+    """Stop before any work if a run may not go into the folder.
+
+    Raises:
+        UserError: it is a file, or it holds a run and neither ``resume`` nor ``overwrite`` says
+            what to do about it.
+    """
+    if resume and overwrite:
+        raise UserError("--resume continues a run and --overwrite replaces it: give one of them")
+    if path.exists() and not path.is_dir():
+        raise UserError(f"--out {path} is a file: give a folder")
+    if _earlier_request(path) is None or resume or overwrite:
+        return
+    if (path / RECORD).exists():
+        raise UserError(
+            f"{path} already holds a finished run: choose another --out, or replace it with "
+            "--overwrite"
+        )
+    raise UserError(
+        f"{path} already holds an unfinished run: choose another --out, continue it with --resume "
+        "and the same options, or replace it with --overwrite"
+    )
 
 
 def read_record(path: str | Path) -> dict[str, Any]:
@@ -150,12 +211,16 @@ def read_record(path: str | Path) -> dict[str, Any]:
     """
     file = Path(path) / RECORD
     try:
-        return json.loads(file.read_text())
+        record = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        hint = " (unfinished: continue it with --resume)" if Path(path).is_dir() else ""
+        begun = (Path(path) / REQUEST).exists()
+        hint = " (it was not finished: continue it with --resume)" if begun else ""
         raise UserError(f"{path} holds no finished run{hint}") from None
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{file} is damaged: {error}") from error
+    if not isinstance(record, dict):
+        raise UserError(f"{file} is damaged: it holds a {type(record).__name__}")
+    return record
 
 
 def versions() -> dict[str, str]:
@@ -169,11 +234,38 @@ def versions() -> dict[str, str]:
     return found
 
 
+def _earlier_request(path: Path) -> dict[str, Any] | None:
+    """What the run in the folder was asked for; empty if that cannot be read, None without one."""
+    if not (path / REQUEST).exists():
+        return {} if (path / RECORD).exists() else None
+    try:
+        found = json.loads((path / REQUEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _disk_trouble(error: Exception) -> str | None:
+    """Why a file could not be written, None if the error is about something else."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    # libraries that write in other languages tell of it in their own exceptions
+    for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO):
+        if os.strerror(number) in str(error):
+            return os.strerror(number)
+    return None
+
+
 def _same_request(earlier: dict[str, Any], request: dict[str, Any], path: Path) -> None:
     now = _plain(request)
     different = sorted(k for k in {*earlier, *now} if earlier.get(k) != now.get(k))
+    if different == [TABLE]:
+        raise UserError(
+            f"cannot resume {path}: the table has changed since it was started; begin again with "
+            "another --out or with --overwrite"
+        )
     if different:
-        name = different[0]
+        name = next(name for name in different if name != TABLE)
         raise UserError(
             f"cannot resume {path}: it was started with {name} = {earlier.get(name)!r}, now it is "
             f"{now.get(name)!r}; give the same options or another --out"

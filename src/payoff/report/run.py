@@ -136,7 +136,8 @@ def load(folder: Path) -> DesignRun:
     designs_frame = _read(folder / "designs.csv", _text_table)
 
     score = record["score"]["name"]
-    for column in (score, PREDICTED):
+    predicted = max((c for c in data.columns if _is_ours(c, PREDICTED)), key=len, default=PREDICTED)
+    for column in (score, predicted):
         if column not in data.columns:
             raise _damaged(folder / "data.parquet", f"has no column '{column}'")
     names, tail = _split_columns(folder / "designs.csv", designs_frame.columns)
@@ -145,7 +146,7 @@ def load(folder: Path) -> DesignRun:
         Feature(n, "categor" in kinds.get(n, "") or not data.schema[n].is_numeric())
         for n in names
         if n in data.columns
-        and n not in (score, PREDICTED)
+        and n not in (score, predicted)
         and kinds.get(n) not in ("identifier", "score")
     )
     kept = [f.name for f in features]
@@ -162,7 +163,7 @@ def load(folder: Path) -> DesignRun:
         features=features,
         data=data.select(kept),
         measured=_floats(data[score]),
-        data_predicted=_floats(data[PREDICTED]),
+        data_predicted=_floats(data[predicted]),
         designs=table.select(kept).with_columns(casts),
         judged={name: _floats(columns[name]) for name in JUDGED},
         oracle=_floats(columns["oracle"]) if "oracle" in columns else None,
@@ -219,12 +220,18 @@ def _split_columns(path: Path, numbered: list[str]) -> tuple[list[str], list[str
     """The input's names and the names of what this package added, which stand last."""
     names = [name.split("\0", 1)[1] for name in numbered]
     for added in ((*JUDGED, *CHECKED), (*JUDGED, CHECKED[0]), JUDGED):
-        if tuple(names[-len(added) :]) == added:
+        tail = names[-len(added) :]
+        if len(tail) == len(added) and all(map(_is_ours, tail, added)):
             inputs = names[: -len(added)]
             if len(set(inputs)) < len(inputs):
                 raise _damaged(path, "has two input columns of the same name")
             return inputs, [_TAIL + name for name in added]
     raise _damaged(path, f"does not end in the columns {', '.join(JUDGED)}[, oracle, valid]")
+
+
+def _is_ours(column: str, name: str) -> bool:
+    """Whether a column is ``name``, with underscores in front where the user's table has it too."""
+    return column.endswith(name) and not column.removesuffix(name).strip("_")
 
 
 def _kinds(record: dict[str, Any]) -> dict[str, str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import torch
@@ -13,35 +15,42 @@ from payoff.errors import UserError
 from payoff.experiments.design.aims import Proposer, designs_frame, propose
 from payoff.experiments.design.config import DesignConfig
 from payoff.experiments.design.jobs import BUILT_IN, make_job
-from payoff.experiments.design.model import MODEL, Model
+from payoff.experiments.design.model import MODEL, REWARD, Model
+from payoff.experiments.machine import check_device, threads
 from payoff.experiments.progress import Reporter
 from payoff.experiments.records import read_record
 from payoff.rewards import LearnedReward
+
+STREAMS = 10**6  # between the seeds of two calls: a run's own seeds are few and lie together
 
 
 def reopen(run: str | Path) -> tuple[Proposer, float]:
     """The proposer of a finished run and the aim it used (higher is better).
 
+    The run folder is enough: the table it was made from may have changed or be gone, and where the
+    run's device is missing the CPU takes its place.
+
     Raises:
-        UserError: the folder holds no finished design run.
+        UserError: the folder holds no finished design run, or a file of it is damaged.
     """
     run = Path(run)
     record = read_record(run)
-    if record.get("command") != "design":
-        raise UserError(f"{run} is no design run")
-    config = from_dict(DesignConfig, record["config"])
-    if record["domain"] not in BUILT_IN:
-        # the table as it was then: the file itself may have changed since
-        frame = pl.read_parquet(run / "data.parquet")
-        config.source = frame.drop([c for c in frame.columns if c.endswith("__predicted")])
-        config.score = record["score"]["name"]
-    config.oracle = None
+    try:
+        asked, domain = dict(record["config"]), record["domain"]
+        score, aim = record["score"]["name"], float(record["aim"]["chosen"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{run} holds no design run: its run.json lacks {error}") from error
+    if domain not in BUILT_IN:
+        asked |= {"source": _table_of(run), "score": score}
+    config = from_dict(DesignConfig, {**asked, "oracle": None})
+    try:
+        check_device(config.device)
+    except UserError:
+        config.device = "cpu"
     job = make_job(config)
     job.codec = Codec.from_config(_json(run / "codec.json"))
-    proposer = Proposer(
-        job, Model.load(run / MODEL, config.device), LearnedReward.load(run / "reward"), config
-    )
-    return proposer, float(job.table.to_score(record["aim"]["chosen"]))
+    model, reward = Model.load(run / MODEL, config.device), LearnedReward.load(run / REWARD)
+    return Proposer(job, model, reward, config), float(job.table.to_score(aim))
 
 
 def sample(
@@ -66,20 +75,38 @@ def sample(
     """
     if count < 1:
         raise UserError(f"--count must be at least 1, got {count}")
+    if not 0 <= seed < 2**31:
+        raise UserError(f"--seed must be at least 0 and below 2^31, got {seed}")
+    if aim is not None and aim - aim != 0:
+        raise UserError(f"--aim must be a finite number, got {aim}")
     proposer, own = reopen(run)
-    proposer.config.count = count
+    config, reporter = proposer.config, Reporter(quiet)
+    config.count = count
     target = own if aim is None else float(proposer.job.table.to_score(aim))
-    generator = torch.Generator().manual_seed(seed)
-    kept, _, refusals = propose(proposer, target, Reporter(quiet), generator)
+    generator = torch.Generator().manual_seed(config.seed + STREAMS * (seed + 1))
+    with threads(config.threads, config.batch_size * config.width**2):
+        kept, _, refusals = propose(proposer, target, reporter, generator)
     if not len(kept.x):
-        raise UserError(f"no design was accepted at this aim ({refusals}): aim closer to the data")
+        reasons = "; ".join(f"{k}: {v}" for k, v in refusals.items())
+        raise UserError(f"no design was accepted at this aim ({reasons}): aim closer to the data")
+    if len(kept.x) < count:
+        reporter.warn(f"only {len(kept.x)} of {count} designs that differ from each other found")
     return designs_frame(proposer.job, kept)
 
 
-def _json(path: Path) -> dict:
-    import json
-
+def _table_of(run: Path) -> pl.DataFrame:
+    """The rows the run learned from, as they were then."""
+    path = run / "data.parquet"
     try:
-        return json.loads(path.read_text())
+        frame = pl.read_parquet(path)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        first = str(error).splitlines()[0]
+        raise UserError(f"the run folder is damaged: {path} cannot be read ({first})") from error
+    return frame.select(frame.columns[:-1])  # the last one is what the run added: the predictions
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
+        raise UserError(f"the run folder is damaged: {path} cannot be read ({error})") from error

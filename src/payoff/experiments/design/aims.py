@@ -24,8 +24,11 @@ from payoff.samplers import SAMPLERS
 
 BLOCK = 1000  # designs selected at a time: what is drawn for them fits in memory, whatever is asked
 SWEEP_COUNT = 100  # designs that an aim is judged by
+LEAST_DRAWN = 25  # designs' worth of samples drawn at least: the best of a handful is no choice
 TENSORS = ("x", "mean", "std", "low", "support")
-MOST_ROUNDS = 20  # blocks drawn for one that can fill it, before fewer designs are accepted
+MOST_ROUNDS = 20  # blocks drawn beyond what should do, before fewer designs are accepted
+BARREN_ROUNDS = 3  # blocks in a row without one new design: there are no more to be found
+DIGITS = 6  # significant digits of what is written about a design
 
 
 @dataclass
@@ -110,12 +113,24 @@ class Proposer:
         refused[~x.isfinite().all(1).numpy()] = "not finite"
         return Draws(x, mean, std, mean - self.config.pessimism * std, support, refused, shift)
 
-    def select(self, draws: Draws, count: int) -> Tensor:
-        """The ``count`` best accepted rows by pessimistic score that keep apart from each other."""
+    def select(self, draws: Draws, count: int, taken: Tensor | None = None) -> Tensor:
+        """The ``count`` best accepted rows by pessimistic score that keep apart from each other.
+
+        Args:
+            draws: what to choose from.
+            count: most rows.
+            taken: encoded designs (m, D) that they must keep apart from as well.
+        """
         accepted = torch.from_numpy(np.flatnonzero(draws.refused == ""))
         order = accepted[draws.low[accepted].argsort(descending=True, stable=True)]
         places = self.job.support.coordinates(draws.x[order])
+        least = max(self.apart, 1e-6)  # the same design twice differs by rounding
         free = torch.ones(len(order), dtype=torch.bool)
+        for part in () if taken is None else taken.split(BLOCK):
+            others = self.job.support.coordinates(part)
+            # matrix products would lose the digits of small distances
+            gaps = torch.cdist(places, others, compute_mode="donot_use_mm_for_euclid_dist")
+            free &= gaps.amin(dim=1) > least
         kept: list[int] = []
         for i in range(len(order)):
             if not free[i]:
@@ -124,7 +139,7 @@ class Proposer:
             if len(kept) == count:
                 break
             gap = torch.linalg.vector_norm(places - places[i], dim=1)
-            free &= gap > max(self.apart, 1e-9)
+            free &= gap > least
         return order[kept]
 
 
@@ -138,8 +153,9 @@ def sweep(proposer: Proposer, reporter: Reporter, generator: torch.Generator) ->
     count = min(config.count, SWEEP_COUNT)
     found = []
     with reporter.bar("trying aims", len(aims)) as advance:
+        advance(0)
         for i, aim in enumerate(aims):
-            draws = proposer.draw(aim, config.oversample * count, generator)
+            draws = proposer.draw(aim, config.oversample * max(count, LEAST_DRAWN), generator)
             kept = proposer.select(draws, count)
             full = len(kept) == count
             value = float(draws.low[kept].mean()) if full else float("-inf")
@@ -153,8 +169,8 @@ def choose(aims: list[Aim]) -> tuple[Aim, str]:
     best = max(aims, key=lambda a: (a.value, len(a.kept)))
     if best.value == float("-inf"):
         reason = (
-            f"no aim gave enough designs inside the data's support; this one gave the most "
-            f"({len(best.kept)})"
+            "no aim gave enough different designs inside the data's support; this one gave the "
+            f"most ({len(best.kept)})"
         )
     elif best is aims[-1]:
         reason = "the pessimistic score still rises at the largest aim tried"
@@ -171,22 +187,28 @@ def propose(
     They are drawn anew rather than taken from the sweep, so that choosing the aim and choosing the
     designs do not share their luck.
     """
-    count, parts, drawn = proposer.config.count, [], 0
+    config, count = proposer.config, proposer.config.count
+    block = min(BLOCK, max(count, LEAST_DRAWN))
+    kept: list[Draws] = []
+    drawn, barren = 0, 0
     refusals: dict[str, int] = {}
     with reporter.bar("drawing designs", count) as advance:
-        have, rounds = 0, 0
-        while have < count and rounds < MOST_ROUNDS * (1 + count // BLOCK):
-            want = min(BLOCK, count - have)
-            draws = proposer.draw(aim, proposer.config.oversample * want, generator)
-            drawn, rounds = drawn + len(draws.x), rounds + 1
+        advance(0)
+        have = 0
+        for _ in range(MOST_ROUNDS + 2 * (count // BLOCK)):
+            draws = proposer.draw(aim, config.oversample * block, generator)
+            drawn += len(draws.x)
             for reason, n in draws.rejected().items():
                 refusals[reason] = refusals.get(reason, 0) + n
-            parts.append(_rows(draws, proposer.select(draws, want)))
-            merged = _merge(parts)
-            parts = [_rows(merged, proposer.select(merged, count))]
-            have = len(parts[0].x)
+            taken = torch.cat([part.x for part in kept]) if kept else None
+            kept.append(_rows(draws, proposer.select(draws, min(block, count - have), taken)))
+            have += len(kept[-1].x)
             advance(have)
-    return parts[0], drawn, refusals
+            barren = 0 if len(kept[-1].x) else barren + 1
+            if have == count or barren == BARREN_ROUNDS:
+                break
+    merged = _merge(kept)
+    return _rows(merged, merged.low.argsort(descending=True, stable=True)), drawn, refusals
 
 
 def designs_frame(job: Job, draws: Draws) -> pl.DataFrame:
@@ -202,7 +224,10 @@ def designs_frame(job: Job, draws: Draws) -> pl.DataFrame:
         "novelty": job.novelty(draws.x),
         "support": draws.support,
     }
-    columns = [pl.Series(free_name(k, frame), v.double().numpy()) for k, v in extra.items()]
+    columns = [
+        pl.Series(free_name(k, frame), v.double().numpy()).round_sig_figs(DIGITS)
+        for k, v in extra.items()
+    ]
     return frame.with_columns(columns)
 
 

@@ -31,25 +31,24 @@ class DesignConfig:
         None, "the score to aim at; by default it is chosen automatically", group=_JOB
     )
     fixed: list[str] = option(
-        [], "hold a column at a value: material=steel", group=_JOB, metavar="COLUMN=VALUE"
+        [], "hold a column at a value: material=steel", group=_JOB, metavar="NAME=VALUE"
     )
     bounds: list[str] = option(
         [],
         "keep a column in a range: width=0:40, width=:40",
         group=_JOB,
-        metavar="COLUMN=LOW:HIGH",
+        metavar="NAME=LOW:HIGH",
     )
     identifiers: list[str] = option(
-        [], "a column to ignore, such as a name", group=_JOB, metavar="COLUMN"
+        [], "columns to ignore, such as names", group=_JOB, metavar="NAME"
     )
     categorical: list[str] = option(
-        [], "a column whose numbers are categories", group=_JOB, metavar="COLUMN"
+        [], "columns whose numbers are categories", group=_JOB, metavar="NAME"
     )
     oracle: str | None = option(
         None,
-        "a function that scores a table of designs, to verify",
+        "MODULE:FUNCTION that scores a table of designs, to verify",
         group=_JOB,
-        metavar="MODULE:FUNCTION",
     )
     oracle_sweep: bool = option(
         False, "score the designs of every aim with the oracle as well", group=_JOB
@@ -62,18 +61,20 @@ class DesignConfig:
     precision: int = option(32, "bits of the numbers in the network: 32 or 64", group=_MACHINE)
     threads: int = option(
         0,
-        "processor threads; 0: one for a small network, where more only get in each other's way",
+        "processor threads; 0: one for a small network, where more are slower, else all",
         group=_MACHINE,
     )
 
-    labelled: float = option(0.1, "share of the rows that get a label", group=_AIRFOILS)
+    labelled: float = option(0.1, "airfoils: share of the rows that get a label", group=_AIRFOILS)
     noise: float = option(
-        0.1, "noise of the labels, as a share of the scores' sd", group=_AIRFOILS
+        0.1, "airfoils: noise of the labels, as a share of the scores' sd", group=_AIRFOILS
     )
-    alpha: float = option(5.0, "angle of attack, degrees", group=_AIRFOILS)
-    reynolds: float = option(1e6, "Reynolds number", group=_AIRFOILS)
+    alpha: float = option(5.0, "airfoils: angle of attack, degrees", group=_AIRFOILS)
+    reynolds: float = option(1e6, "airfoils: Reynolds number", group=_AIRFOILS)
 
-    reward: str = option("auto", "auto (cross-validated), ridge or ensemble", group=_SCORE)
+    reward: str = option(
+        "auto", "the learned score: auto (cross-validated), ridge or ensemble", group=_SCORE
+    )
     pessimism: float = option(
         1.5, "standard deviations taken off a prediction to judge a design", group=_SCORE
     )
@@ -104,7 +105,9 @@ class DesignConfig:
     sampler: str = option("ancestral", "ancestral, ddim, heun or multistep", group=_CHOICE)
     sampler_steps: int = option(25, "steps of the sampler", group=_CHOICE)
     oversample: int = option(8, "samples drawn for every design that is kept", group=_CHOICE)
-    aims: int = option(15, "number of aims tried", group=_CHOICE)
+    aims: int = option(
+        15, "number of aims tried when the aim is chosen automatically", group=_CHOICE
+    )
     support: float = option(
         1.0, "largest support distance; 1 is the data's own 95 % quantile", group=_CHOICE
     )
@@ -117,22 +120,22 @@ class DesignConfig:
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, float) and not math.isfinite(value):
-                raise UserError(f"{_flag(field.name)} must be a finite number, got {value}")
+                raise UserError(f"{flag(field.name)} must be a finite number, got {value}")
         positive = ("count", "width", "depth", "steps", "batch_size", "sampler_steps", "aims")
         for name in (*positive, "oversample"):
             if getattr(self, name) < 1:
-                raise UserError(f"{_flag(name)} must be at least 1, got {getattr(self, name)}")
+                raise UserError(f"{flag(name)} must be at least 1, got {getattr(self, name)}")
         least_zero = ("label_noise", "guidance", "pessimism", "diversity", "latent_dim", "threads")
         for name in (*least_zero, "noise", "weight_decay", "seed"):
             if getattr(self, name) < 0:
-                raise UserError(f"{_flag(name)} must not be negative, got {getattr(self, name)}")
+                raise UserError(f"{flag(name)} must not be negative, got {getattr(self, name)}")
         for name in ("learning_rate", "support", "reynolds", "labelled"):
             if getattr(self, name) <= 0:
-                raise UserError(f"{_flag(name)} must be above 0, got {getattr(self, name)}")
+                raise UserError(f"{flag(name)} must be above 0, got {getattr(self, name)}")
         for name in ("dropout", "label_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 value = getattr(self, name)
-                raise UserError(f"{_flag(name)} must be at least 0 and below 1, got {value}")
+                raise UserError(f"{flag(name)} must be at least 0 and below 1, got {value}")
         if self.labelled > 1:
             raise UserError(f"--labelled is a share and must be at most 1, got {self.labelled}")
         if self.seed >= 2**53:
@@ -148,10 +151,11 @@ PRESETS: dict[str, dict[str, Any]] = {"default": {}, "toy": TOY}
 """``toy`` is for trying things out: seconds instead of minutes, and designs to match."""
 
 
-def _flag(name: str) -> str:
+def flag(name: str) -> str:
+    """The option of the command line that sets a field."""
     return "--id" if name == "identifiers" else "--" + name.replace("_", "-")
 
 
 def _one_of(name: str, value: Any, known: tuple[Any, ...]) -> None:
     if value not in known:
-        raise UserError(f"{_flag(name)} {value}: choose one of {', '.join(map(str, known))}")
+        raise UserError(f"{flag(name)} {value}: choose one of {', '.join(map(str, known))}")

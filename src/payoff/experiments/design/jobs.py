@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,11 @@ from payoff.domains.vectors import (
     novelty,
     read_table,
 )
-from payoff.experiments.design.config import DesignConfig
+from payoff.errors import UserError
+from payoff.experiments.design.config import DesignConfig, flag
 
 Mask = npt.NDArray[np.bool_]
+FLOW = ("labelled", "noise", "alpha", "reynolds")  # options of the airfoils
 
 
 @dataclass
@@ -59,6 +62,17 @@ class Job:
         """Which rows are labelled, (n,) bool."""
         return self.labels.isfinite()
 
+    def fingerprint(self) -> str:
+        """Changes with the table's cells: what tells a resumed run that it has the same data."""
+        cells = self.table.frame.select(*self.codec.columns, self.table.score)
+        return hashlib.sha256(cells.write_csv().encode()).hexdigest()[:16]
+
+    def reach(self) -> float:
+        """Least support distance of a row once it is held to the bounds and fixed values."""
+        if not (self.table.bounds or self.table.fixed):
+            return 0.0
+        return float(self.support(self.codec.project(self.x)).min())
+
     def novelty(self, x: Tensor) -> Tensor:
         """Distance (n,) of encoded designs to the nearest row, in standardised columns."""
         return novelty(x, self.x)
@@ -70,6 +84,7 @@ def make_job(config: DesignConfig) -> Job:
     Raises:
         UserError: see :func:`payoff.domains.vectors.read_table`.
     """
+    _check_applicable(config)
     if isinstance(config.source, str) and config.source in BUILT_IN:
         table, extra = BUILT_IN[config.source](config)
         table = table.with_limits(config.bounds, config.fixed)
@@ -93,6 +108,21 @@ def make_job(config: DesignConfig) -> Job:
     x = codec.encode(table.frame)
     labels = torch.from_numpy(table.labels.copy())
     return Job(domain, name, table, codec, x, labels, SupportDistance(x), **extra)
+
+
+def _check_applicable(config: DesignConfig) -> None:
+    """Refuse options that would be ignored."""
+    built_in = isinstance(config.source, str) and config.source in BUILT_IN
+    ignored = ("score", "minimize", "identifiers", "categorical") if built_in else FLOW
+    for field in fields(config):
+        default = field.default if field.default_factory is MISSING else field.default_factory()
+        if field.name in ignored and getattr(config, field.name) != default:
+            raise UserError(
+                f"{flag(field.name)} does not apply to the built-in {config.source}, which have "
+                "their own score and columns"
+                if built_in
+                else f"{flag(field.name)} is for the built-in airfoils only; leave it out"
+            )
 
 
 def _airfoils(config: DesignConfig) -> tuple[Table, dict[str, Any]]:

@@ -10,14 +10,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from payoff.denoisers import Denoiser, NetDenoiser, Subspace
 from payoff.domains.vectors import Code
+from payoff.errors import UserError
 from payoff.experiments.design.config import DesignConfig
 from payoff.experiments.design.jobs import Job
+from payoff.experiments.interrupts import held_back
 from payoff.experiments.progress import Reporter
 from payoff.experiments.records import RunFolder
 from payoff.nets import ResidualMLP
@@ -25,13 +28,14 @@ from payoff.pretrained import CONFIG, from_pretrained, read_config, save_pretrai
 from payoff.processes import GaussianProcess
 from payoff.rewards import FittedReward, LearnedReward, fit_reward
 from payoff.schedules import Cosine
-from payoff.training import FitConfig, fit
+from payoff.training import FitConfig, TrainingDiverged, fit
 from payoff.whitening import Whitening
 
 # Beyond these noise levels standardised rows are noise or data to within 2 %; a wider range would
 # spend steps of the sampler where nothing happens.
 PROCESS = GaussianProcess(schedule=Cosine(log_snr_min=-8.0, log_snr_max=10.0))
 MODEL, STATE, REWARD = "model", "state", "reward"
+FOLDS = 5
 
 
 @dataclass
@@ -72,7 +76,8 @@ class Model:
             "held": self.held,
             "values": self.values,
         }
-        save_pretrained(self.denoiser, folder.path / MODEL, metadata)
+        with folder.replacing_files(MODEL) as path:
+            save_pretrained(self.denoiser, path, metadata)
 
     @classmethod
     def load(cls, folder: Path, device: str = "cpu") -> Model:
@@ -85,7 +90,7 @@ class Model:
 
 def learn_reward(
     job: Job, config: DesignConfig, folder: RunFolder, reporter: Reporter
-) -> tuple[LearnedReward, dict]:
+) -> tuple[LearnedReward, dict[str, Any]]:
     """The learned score and the summary of its cross-validation, from the folder if it is there."""
     state = folder.path / STATE
     if (state / "reward.json").exists() and (state / "fitted.json").exists():
@@ -93,19 +98,45 @@ def learn_reward(
     generator = torch.Generator().manual_seed(config.seed)
     names = ("ridge", "ensemble") if config.reward == "auto" else (config.reward,)
     known = job.known
-    with reporter.bar("learning the score", 5 * len(names) + 1) as advance:
+    # fits of the ridge are over at once and would spoil the estimate of the time left
+    instant = FOLDS if names[0] == "ridge" and len(names) > 1 else 0
+    with reporter.bar("learning the score", FOLDS * len(names) + 1 - instant) as advance:
+        advance(0)
         fitted: FittedReward = fit_reward(
             job.x[known],
             job.labels[known],
             generator=generator,
+            folds=FOLDS,
             candidates=names,
             context=job.x,
-            progress=lambda done, total: advance(done),
+            progress=lambda done, total: advance(max(0, done - instant)),
         )
-    summary = fitted.summary() | {"noise_sd": float(fitted.reward.noise)}
-    fitted.reward.save(state)
+    summary = reward_summary(fitted)
+    with folder.replacing_files(STATE) as path:
+        fitted.reward.save(path)
     folder.write_json(f"{STATE}/fitted.json", summary)
     return fitted.reward, summary
+
+
+def reward_summary(fitted: FittedReward) -> dict[str, Any]:
+    """What the run record says about the learned score."""
+    candidates = [
+        {
+            "name": c.name,
+            "rank_correlation": c.spearman,
+            "rmse": c.rmse,
+            "r2": c.r2,
+            "coverage90": c.coverage,
+            "calibration": c.calibration,
+        }
+        for c in fitted.candidates
+    ]
+    return {
+        "chosen": fitted.chosen.name,
+        "reason": fitted.reason,
+        "noise_sd": float(fitted.reward.noise),
+        "candidates": candidates,
+    }
 
 
 def train_model(
@@ -122,21 +153,47 @@ def train_model(
     label = torch.cat([((predicted - location) / scale)[:, None].to(job.x), job.x[:, held]], dim=1)
     dtype = torch.float64 if config.precision == 64 else torch.float32
     denoiser = build_denoiser(z, label.shape[1], config).to(config.device, dtype)
-    with reporter.bar("training the model", config.steps) as advance:
-        trained = fit(
-            denoiser,
-            z.to(config.device, dtype),
-            {"label": label.to(config.device, dtype)},
-            _fit_config(config),
-            checkpoint=folder.path / STATE / "training.pt",
-            resume=True,
-            progress=lambda step, steps, loss: advance(step),
-            augment=lambda x0, cond, generator: (x0, _noisy(cond, config.label_noise, generator)),
-        )
+    trained = _fitted(
+        denoiser,
+        z.to(config.device, dtype),
+        label.to(config.device, dtype),
+        config,
+        folder.path / STATE / "training.pt",
+        reporter,
+    )
     values = _held_values(job, held)
     model = Model(trained, whitening, z.shape[1], location, scale, held, values)
     model.save(folder)
     return model
+
+
+def _fitted(
+    denoiser: Denoiser,
+    z: Tensor,
+    label: Tensor,
+    config: DesignConfig,
+    checkpoint: Path,
+    reporter: Reporter,
+) -> Denoiser:
+    with reporter.bar("training the model", config.steps) as advance, held_back() as ask:
+
+        def progress(step: int, steps: int, loss: float) -> None:
+            advance(step)
+            ask()  # stopped here, between two steps, fit saves a state that is whole
+
+        try:
+            return fit(
+                denoiser,
+                z,
+                {"label": label},
+                _fit_config(config),
+                checkpoint=checkpoint,
+                resume=True,
+                progress=progress,
+                augment=lambda x0, cond, draw: (x0, _noisy(cond, config.label_noise, draw)),
+            )
+        except TrainingDiverged as error:
+            raise UserError(f"the training failed: {error}") from error
 
 
 def build_denoiser(z: Tensor, label_dim: int, config: DesignConfig) -> Denoiser:
@@ -170,7 +227,7 @@ def _fit_config(config: DesignConfig) -> FitConfig:
         log_snr_mean=1.5,
         log_snr_sd=3.0,
         seed=config.seed,
-        log_every=min(100, config.steps),
+        log_every=min(10, config.steps),
         checkpoint_every=500,
     )
 

@@ -5,15 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 import torch
 
 from payoff.configs import to_dict
-from payoff.errors import UserError
 from payoff.experiments.design.aims import (
-    Aim,
-    Draws,
     Proposer,
     choose,
     designs_frame,
@@ -23,11 +19,27 @@ from payoff.experiments.design.aims import (
 )
 from payoff.experiments.design.config import DesignConfig
 from payoff.experiments.design.jobs import Job, make_job
-from payoff.experiments.design.model import STATE, learn_reward, train_model
-from payoff.experiments.design.record import data_summary, oracle_summary, sweep_frame
+from payoff.experiments.design.messages import (
+    check_kept,
+    check_limits,
+    conclude,
+    introduce,
+    tell_reward,
+    warn,
+)
+from payoff.experiments.design.model import REWARD, STATE, learn_reward, train_model
+from payoff.experiments.design.record import (
+    Found,
+    Proposal,
+    command,
+    data_summary,
+    outcome,
+    scored,
+    sweep_frame,
+)
+from payoff.experiments.machine import check_device, threads
 from payoff.experiments.progress import Reporter
-from payoff.experiments.records import RunFolder
-from payoff.rewards import LearnedReward
+from payoff.experiments.records import TABLE, RunFolder, refuse_occupied
 
 
 def design(
@@ -54,170 +66,126 @@ def design(
         the designs, best first, as in ``designs.csv``.
 
     Raises:
-        UserError: the table or an option is wrong; nothing has been written then.
+        UserError: the table or an option is wrong, and nothing has been written then; or no design
+            was accepted, or the disk is full.
 
     Reference: Reward-Directed Conditional Diffusion (Yuan, Huang, Ni, Chen, Wang, 2023).
     """
     reporter = Reporter(quiet)
-    _check_device(config.device)
-    job = make_job(config)
-    request = to_dict(config) | {"source": _source_name(config.source)}
-    folder = RunFolder(out, request, resume=resume, overwrite=overwrite)
-    if resume and folder.finished:
-        reporter.say(f"{folder.path} is finished already")
-        return pl.read_csv(folder.path / "designs.csv")
-    folder.warnings += job.table.warnings
-    for warning in folder.warnings:
-        reporter.say(f"warning: {warning}")
+    refuse_occupied(Path(out), resume=resume, overwrite=overwrite)
+    check_device(config.device)
+    with threads(config.threads, config.batch_size * config.width**2):
+        job = make_job(config)
+        check_limits(job, config)
+        request = to_dict(config) | {"source": _source_name(config.source)}
+        asked = {**request, TABLE: job.fingerprint()}
+        folder = RunFolder(out, asked, resume=resume, overwrite=overwrite)
+        if resume and folder.finished:
+            reporter.say(f"{folder.path} is finished already")
+            return pl.read_csv(folder.path / "designs.csv")
+        with folder.guarded():
+            return _run(job, config, request, folder, reporter)
+
+
+def _run(
+    job: Job, config: DesignConfig, request: dict[str, Any], folder: RunFolder, reporter: Reporter
+) -> pl.DataFrame:
+    introduce(job, folder, reporter)
     with folder.stage("reward"):
         reward, summary = learn_reward(job, config, folder, reporter)
-    _say_reward(summary, folder, reporter)
+    tell_reward(summary, folder, reporter)
     with folder.stage("training"):
         model = train_model(job, reward, config, folder, reporter)
     proposer = Proposer(job, model, reward, config)
-    return _propose_and_write(proposer, summary, folder, reporter, request)
+    proposal = _propose(proposer, folder, reporter)
+    check_kept(proposal.kept, proposal.refusals, config, folder, reporter)
+    found = _finished(proposer, proposal, folder, reporter)
+    record = {
+        "command": command(config, folder.path),
+        "domain": job.domain,
+        "name": job.name,
+        "seed": config.seed,
+        "config": request,
+        "data": data_summary(job, config),
+        "reward": summary,
+        **outcome(proposer, proposal, found),
+    }
+    with folder.stage("writing"):
+        _write(folder, proposer, found)
+    folder.finish(record)
+    _tidy(folder)
+    conclude(job, found, reporter)
+    return found.frame
 
 
-def _propose_and_write(
-    proposer: Proposer,
-    summary: dict[str, Any],
-    folder: RunFolder,
-    reporter: Reporter,
-    request: dict[str, Any],
-) -> pl.DataFrame:
-    job, config = proposer.job, proposer.config
-    aims: list[Aim] = []
+def _propose(proposer: Proposer, folder: RunFolder, reporter: Reporter) -> Proposal:
+    config, table = proposer.config, proposer.job.table
     with folder.stage("sweep"):
         generator = torch.Generator().manual_seed(config.seed + 1)
         aims = sweep(proposer, reporter, generator)
-        if config.aim is None:
-            chosen, reason = choose(aims)
-            aim = chosen.aim
-        else:
-            aim, reason = float(job.table.to_score(config.aim)), "asked for"
+    if config.aim is None:
+        chosen, reason = choose(aims)
+        aim = chosen.aim
+    else:
+        aim, reason = float(table.to_score(config.aim)), "asked for"
+        if aim > aims[-1].aim:
+            warn(
+                f"--aim {config.aim:g} is far beyond the best predicted row; no score beyond "
+                f"{table.to_score(aims[-1].aim):.4g} can be learned from this table",
+                folder,
+                reporter,
+            )
+    reporter.say(f"aim {table.to_score(aim):.4g}: {reason}")
     with folder.stage("designs"):
         generator = torch.Generator().manual_seed(config.seed + 2)
         kept, drawn, refusals = propose(proposer, aim, reporter, generator)
-    _warn_about(kept, refusals, config, folder, reporter)
-    frame = designs_frame(job, kept)
-    oracle: dict[str, Any] | None = None
-    if job.oracle is not None:
-        with folder.stage("oracle"):
-            frame, oracle = oracle_summary(job, frame, folder, reporter)
-            if job.oracle_sweep:
-                oracle["calls"] += sum(len(a.kept) for a in aims)
-            curve = sweep_frame(job, aims, aim, with_oracle=job.oracle_sweep)
-    else:
-        curve = sweep_frame(job, aims, aim, with_oracle=False)
-    record = {
-        "command": "design",
-        "name": job.name,
-        "domain": job.domain,
-        "seed": config.seed,
-        "config": request,
-        "score": {
-            "name": job.table.score,
-            "direction": "minimize" if job.table.minimize else "maximize",
-            "unit": None,
-        },
-        "data": data_summary(job, config),
-        "reward": summary,
-        "reward_calls": proposer.reward_calls,
-        "network_calls": proposer.network_calls,
-        "oracle_calls": 0 if oracle is None else oracle.pop("calls"),
-        "oracle": oracle,
-        "aim": {
-            "mode": "auto" if config.aim is None else "given",
-            "chosen": job.table.to_score(aim),
-            "reason": reason,
-        },
-        "designs": {
-            "count": len(frame),
-            "asked": config.count,
-            "drawn": drawn,
-            "rejected": refusals,
-        },
-    }
-    _write(folder, job, proposer.reward, frame, curve, record, reporter)
-    return frame
+    return Proposal(aims, aim, reason, kept, drawn, refusals)
 
 
-def _write(
-    folder: RunFolder,
-    job: Job,
-    reward: LearnedReward,
-    frame: pl.DataFrame,
-    curve: pl.DataFrame,
-    record: dict[str, Any],
-    reporter: Reporter,
-) -> None:
-    with folder.stage("writing"):
-        reward.save(folder.path / "reward")
-        folder.write_json("codec.json", job.codec.config())
-        with folder.replacing("sweep.csv") as path:
-            curve.write_csv(path)
-        data = job.table.frame.with_columns(
-            pl.Series(free_name("__predicted", frame), job.table.to_score(_predicted(reward, job)))
+def _finished(
+    proposer: Proposer, proposal: Proposal, folder: RunFolder, reporter: Reporter
+) -> Found:
+    """The tables, with the oracle's scores if there is one: it is not called before this."""
+    job = proposer.job
+    frame = designs_frame(job, proposal.kept)
+    if job.oracle is None:
+        return Found(frame, sweep_frame(job, proposal.aims, proposal.aim, reporter))
+    with folder.stage("oracle"):
+        frame, verdict = scored(job, frame, reporter)
+        curve = sweep_frame(job, proposal.aims, proposal.aim, reporter)
+    if verdict["failed"]:
+        warn(
+            f"{job.oracle.name}: {verdict['failed']} of {len(frame)} designs failed "
+            f"(first: {verdict['first_failure']})",
+            folder,
+            reporter,
         )
-        with folder.replacing("data.parquet") as path:
-            data.write_parquet(path)
-        with folder.replacing("designs.csv") as path:
-            frame.write_csv(path)
-    folder.finish(record)
+    calls = verdict.pop("calls")
+    if job.oracle_sweep:
+        calls += sum(len(aim.kept) for aim in proposal.aims)
+    return Found(frame, curve, verdict, calls)
+
+
+def _write(folder: RunFolder, proposer: Proposer, found: Found) -> None:
+    job, reward = proposer.job, proposer.reward
+    with folder.replacing_files(REWARD) as path:
+        reward.save(path)
+    folder.write_json("codec.json", job.codec.config())
+    with folder.replacing("sweep.csv") as path:
+        found.curve.write_csv(path)
+    predicted = job.table.to_score(reward(job.x.double()).numpy())
+    name = free_name("__predicted", job.table.frame)
+    with folder.replacing("data.parquet") as path:
+        job.table.frame.with_columns(pl.Series(name, predicted)).write_parquet(path)
+    with folder.replacing("designs.csv") as path:
+        found.frame.write_csv(path)
+
+
+def _tidy(folder: RunFolder) -> None:
     for file in (folder.path / STATE).glob("*"):
         file.unlink()
     if (folder.path / STATE).exists():
         (folder.path / STATE).rmdir()
-    reporter.say(f"{len(frame)} designs in {folder.path / 'designs.csv'}")
-
-
-def _predicted(reward: LearnedReward, job: Job) -> np.ndarray:
-    return reward(job.x.double()).numpy()
-
-
-def _say_reward(summary: dict[str, Any], folder: RunFolder, reporter: Reporter) -> None:
-    chosen = next(c for c in summary["candidates"] if c["name"] == summary["chosen"])
-    rank = chosen["spearman"]
-    reporter.say(
-        f"learned score: {summary['reason']}; rank correlation {rank:.2f} on rows held out"
-    )
-    if rank < 0.3:
-        warning = (
-            f"the learned score ranks held-out rows poorly (rank correlation {rank:.2f}): more or "
-            "better labels are needed before its designs mean much"
-        )
-        folder.warnings.append(warning)
-        reporter.say(f"warning: {warning}")
-
-
-def _warn_about(
-    kept: Draws,
-    refusals: dict[str, int],
-    config: DesignConfig,
-    folder: RunFolder,
-    reporter: Reporter,
-) -> None:
-    if len(kept.x) == 0:
-        reasons = "; ".join(f"{k}: {v}" for k, v in refusals.items())
-        raise UserError(
-            f"no design was accepted ({reasons}): aim lower, loosen --fixed and --bounds, or allow "
-            f"designs further from the data with --support (now {config.support:g})"
-        )
-    if len(kept.x) < config.count:
-        warning = (
-            f"only {len(kept.x)} of {config.count} designs were found that are realistic and "
-            "differ from each other: aim lower, or allow more with --support or less --diversity"
-        )
-        folder.warnings.append(warning)
-        reporter.say(f"warning: {warning}")
-
-
-def _check_device(device: str) -> None:
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        first = str(error).splitlines()[0]
-        raise UserError(f"--device {device} cannot be used here: {first}") from error
 
 
 def _source_name(source: Any) -> str:
