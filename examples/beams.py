@@ -1,6 +1,7 @@
 """A table of cantilever beams, a few of them measured, and the true score as an oracle.
 
-A beam of width b, height h and length L with a tip load F deflects by F L³ / (3 E I), I = b h³ / 12.
+A beam of width b, height h and length L with a tip load F deflects by F L³ / (3 E I), with
+I = b h³ / 12.
 ``python examples/beams.py`` writes beams.csv: 900 beams of usual proportions, 120 of which have a
 measured stiffness per mass (kN/m per kg) with 5 % measurement noise.
 

@@ -31,6 +31,7 @@ app = typer.Typer(
     help="Reward-guided diffusion: designs that score higher and are still realistic.",
 )
 
+STOPPED = 130  # exit code after Ctrl-C or SIGTERM
 _NAMES = {"identifiers": "--id", "minimize": "--minimize/--maximize"}
 _MULTIPLE = "; may be given several times"
 _CONTINUE: list[str] = []  # the command that continues what is running now
@@ -224,13 +225,17 @@ def main() -> None:
     """Entry point; see the module's text for the exit codes."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        app(standalone_mode=False)
+        # typer hands some exits back as a number, Ctrl-C among them in its newer versions
+        code = app(standalone_mode=False)
+        if code == STOPPED:
+            raise KeyboardInterrupt
+        sys.exit(code)
     except UserError as error:
         _fail(str(error))
     except (KeyboardInterrupt, typer.Abort):
         hint = f"; continue with: {shlex.join(_CONTINUE)}" if _CONTINUE else ""
         print(f"\npayoff: stopped{hint}", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(STOPPED)
     except BrokenPipeError:
         # the reader has gone, as in «payoff sample RUN | head»: nobody is left to tell
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

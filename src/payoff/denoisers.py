@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from payoff.predictions import SPELLINGS, Prediction, TokenPrediction
 from payoff.processes import GaussianProcess, MaskProcess, Process
-from payoff.spaces import Condition, expand_to
+from payoff.spaces import Condition, Scalar, expand_to
 
 
 class Denoiser(nn.Module, ABC):
@@ -87,22 +87,22 @@ class NetDenoiser(Denoiser):
         self.spelling, self.sigma_data = spelling, sigma_data
 
     def forward(self, x_t, t, cond=None):
-        alpha, sigma = self.process.schedule(t)
+        alpha, sigma, log_snr = self.process.schedule.levels(t)
         if self.spelling != "edm":
-            out = self.process.space.project(self._call(x_t, t, cond), cond)
+            out = self.process.space.project(self._call(x_t, log_snr, cond), cond)
             return Prediction.of(self.spelling, out, x_t, alpha, sigma)
         c_in, c_skip, c_out = self._gains(alpha, sigma, x_t)
-        out = self.process.space.project(self._call(c_in * x_t, t, cond), cond)
-        return Prediction.of("x0", torch.addcmul(c_skip * x_t, c_out, out), x_t, alpha, sigma)
+        out = self.process.space.project(self._call(c_in * x_t, log_snr, cond), cond)
+        return Prediction.of("x0", c_skip * x_t + c_out * out, x_t, alpha, sigma)
 
     def loss(self, x0, t, cond=None, *, generator=None):
         x_t, noise = self.process.corrupt_with_noise(x0, t, cond, generator=generator)
-        alpha, sigma = self.process.schedule(t)
+        alpha, sigma, log_snr = self.process.schedule.levels(t)
         if self.spelling == "edm":
             c_in, c_skip, c_out = self._gains(alpha, sigma, x_t)
-            out, target = self._call(c_in * x_t, t, cond), (x0 - c_skip * x_t) / c_out
+            out, target = self._call(c_in * x_t, log_snr, cond), (x0 - c_skip * x_t) / c_out
         else:
-            out = self._call(x_t, t, cond)
+            out = self._call(x_t, log_snr, cond)
             clean = Prediction(x0, x_t, alpha, sigma)
             target = noise if self.spelling == "noise" else getattr(clean, self.spelling)
             if self.spelling == "score":  # weight σ², the usual one: otherwise t = 0 dominates
@@ -110,14 +110,14 @@ class NetDenoiser(Denoiser):
         error = self.process.space.project(out - target, cond).flatten(1).square().sum(1)
         return error / self.process.space.dof(x0, cond)
 
-    def _call(self, x: Tensor, t: Tensor, cond: Condition | None) -> Tensor:
-        level = self.process.schedule.log_snr(t) / 8
-        return self.net(x, level.expand(x.shape[0]), cond)
+    def _call(self, x: Tensor, log_snr: Scalar, cond: Condition | None) -> Tensor:
+        level = torch.as_tensor(log_snr / 8, device=x.device)
+        return self.net(x, level.to(x.dtype).expand(x.shape[0]), cond)
 
-    def _gains(self, alpha: Tensor, sigma: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _gains(self, alpha: Scalar, sigma: Scalar, x: Tensor) -> tuple[Scalar, Scalar, Scalar]:
         alpha, sigma, d = expand_to(alpha, x), expand_to(sigma, x), self.sigma_data
         signal = alpha if d == 1 else alpha * d
-        c_in = torch.rsqrt(signal * signal + sigma * sigma)
+        c_in = (signal * signal + sigma * sigma) ** -0.5
         c_skip, c_out = signal * c_in * c_in, sigma * c_in
         return (c_in, c_skip, c_out) if d == 1 else (c_in, c_skip * d, c_out * d)
 
@@ -166,7 +166,7 @@ class Subspace(Denoiser):
         return self.encoder.weight.T
 
     def forward(self, x_t, t, cond=None):
-        alpha, sigma = self.process.schedule(t)
+        alpha, sigma, _ = self.process.schedule.levels(t)
         frame = self.frame
         z = self.inner(x_t @ frame, t, cond)
         return Prediction(z.x0 @ frame.T, x_t, alpha, sigma)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from payoff.spaces import Condition, Euclidean, Space, Tokens, expand_to
+from payoff.spaces import Condition, Euclidean, Scalar, Space, Tokens, expand_to
 
 
 class Kernel(ABC):
@@ -52,12 +52,13 @@ class GaussianKernel(Kernel):
 
     Attributes:
         mean: (B, ...).
-        std: () or (B,), positive; None for a point, which can be sampled but has no density.
+        std: a number, () or (B,), positive; None for a point, which can be sampled but has no
+            density.
         space, cond: where it lives; ``cond`` carries the mask of ragged sets.
     """
 
     mean: Tensor
-    std: Tensor | None
+    std: Scalar | None
     space: Space = field(default_factory=Euclidean)
     cond: Condition | None = None
 
@@ -102,8 +103,9 @@ class GaussianKernel(Kernel):
                 "a deterministic kernel has no density: sample with eta > 0, or give the process a "
                 "noise_floor"
             )
-        std = self.std.to(torch.promote_types(self.std.dtype, torch.float32))
-        return std.expand(self.mean.shape[0])
+        wide = torch.promote_types(self.mean.dtype, torch.float32)
+        std = torch.as_tensor(self.std, device=self.mean.device)
+        return std.to(torch.promote_types(std.dtype, wide)).expand(self.mean.shape[0])
 
 
 @dataclass

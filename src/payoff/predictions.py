@@ -27,7 +27,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from payoff.spaces import expand_to
+from payoff.spaces import Scalar, expand_to
 
 SPELLINGS = ("x0", "noise", "velocity", "flow", "score")
 
@@ -39,17 +39,17 @@ class Prediction:
     Attributes:
         x0: the clean estimate (B, ...).
         x_t: the noisy sample it was made from (B, ...).
-        alpha, sigma: signal and noise scale, () or (B,).
+        alpha, sigma: signal and noise scale: a number, () or (B,).
     """
 
     x0: Tensor
     x_t: Tensor
-    alpha: Tensor
-    sigma: Tensor
+    alpha: Scalar
+    sigma: Scalar
 
     @classmethod
     def of(
-        cls, spelling: str, value: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor
+        cls, spelling: str, value: Tensor, x_t: Tensor, alpha: Scalar, sigma: Scalar
     ) -> Prediction:
         """Make a prediction from any spelling of :data:`SPELLINGS`.
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from payoff.kernels import CategoricalKernel, GaussianKernel, Kernel
 from payoff.predictions import Prediction, TokenPrediction
 from payoff.schedules import Cosine, KeepSchedule, LinearKeep, Schedule
-from payoff.spaces import Condition, Euclidean, Space, Tokens, expand_to
+from payoff.spaces import Condition, Euclidean, Scalar, Space, Tokens, expand_to
 
 
 class Process(ABC):
@@ -115,31 +115,32 @@ class GaussianProcess(Process):
         alpha, sigma = self.schedule(t)
         return GaussianKernel(expand_to(alpha, x0) * x0, sigma, self.space, cond)
 
-    def coefficients(self, t: Tensor, s: Tensor, eta: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
+    def coefficients(self, t: Tensor, s: Tensor, eta: float = 1.0) -> tuple[Scalar, Scalar, Scalar]:
         """(a, b, std) with the reverse mean ``a * x0 + b * x_t``; elementwise in t and s."""
         on_x0, on_x, std = self._coefficients(t, s, eta)
-        return on_x0, on_x, torch.zeros_like(on_x) if std is None else std
+        return on_x0, on_x, 0 * on_x if std is None else std
 
     def reverse(self, x_t, t, s, prediction: Prediction, eta=1.0, cond=None):
         on_x0, on_x, std = self._coefficients(t, s, eta)
-        mean = torch.addcmul(expand_to(on_x, x_t) * x_t, expand_to(on_x0, x_t), prediction.x0)
+        mean = expand_to(on_x, x_t) * x_t + expand_to(on_x0, x_t) * prediction.x0
         return GaussianKernel(mean, std, self.space, cond)
 
     def _coefficients(
         self, t: Tensor, s: Tensor, eta: float
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        # This runs once a step on scalars, so its few operations are the sampling loop's overhead.
-        (alpha_t, sigma_t), (alpha_s, sigma_s) = self.schedule(t), self.schedule(s)
+    ) -> tuple[Scalar, Scalar, Scalar | None]:
+        alpha_t, sigma_t, _ = self.schedule.levels(t)
+        alpha_s, sigma_s, _ = self.schedule.levels(s)
         if eta == 0 and not self.noise_floor:
             kept = sigma_s / sigma_t
             return alpha_s - kept * alpha_t, kept, None
-        # SNR_t / SNR_s; the posterior's variance is σ_s² (1 - it)
+        # SNR_t / SNR_s ≤ 1; the posterior's variance is σ_s² (1 - it)
         ratio = (alpha_t * sigma_s) / (alpha_s * sigma_t)
-        std = sigma_s * (1 - ratio * ratio).clamp(min=0).sqrt()
-        std = std if eta == 1 else eta * std
+        std = eta * sigma_s * _root(1 - ratio * ratio)
+        kept = _root(sigma_s * sigma_s - std * std) / sigma_t
         if self.noise_floor:
-            std = std.clamp(min=self.noise_floor)
-        kept = (sigma_s * sigma_s - std * std).clamp(min=0).sqrt() / sigma_t
+            std = torch.as_tensor(std).clamp(min=self.noise_floor)
+            room = torch.as_tensor(sigma_s * sigma_s - std * std)
+            kept = room.clamp(min=0).sqrt() / sigma_t
         return alpha_s - kept * alpha_t, kept, std
 
 
@@ -178,3 +179,8 @@ class MaskProcess(Process):
         stays = torch.where(hidden, torch.log1p(-reveal), -math.inf)
         stays = stays.to(tokens.dtype).expand(*x_t.shape, 1)
         return CategoricalKernel(torch.cat([tokens, stays], dim=-1), self.space)
+
+
+def _root(square: Scalar) -> Scalar:
+    # works on numbers and tensors alike; abs only ever turns a negative rounding error
+    return torch.sqrt(square.abs()) if isinstance(square, Tensor) else math.sqrt(abs(square))

@@ -23,7 +23,7 @@ from payoff.denoisers import Denoiser
 from payoff.kernels import GaussianKernel, Kernel
 from payoff.processes import GaussianProcess, Process
 from payoff.schedules import Schedule
-from payoff.spaces import Condition, expand_to
+from payoff.spaces import Condition, Scalar, expand_to
 
 GRIDS = ("time", "log_snr")
 
@@ -238,8 +238,8 @@ class Heun(Sampler):
 
     def step(self, x_t, t, s, cond, memory):
         schedule = _gaussian(self.denoiser.process).schedule
-        alpha_t, sigma_t = _expanded(schedule, t, x_t)
-        alpha_s, sigma_s = _expanded(schedule, s, x_t)
+        alpha_t, sigma_t, _ = _expanded(schedule, t, x_t)
+        alpha_s, sigma_s, _ = _expanded(schedule, s, x_t)
         first = self.denoiser(x_t, t, cond).noise
         # α_s (x̄_t + Δσ̄ ε): Euler's guess and, with the mean of both slopes, Heun's step
         on_x, on_noise = alpha_s / alpha_t, sigma_s - alpha_s / alpha_t * sigma_t
@@ -266,14 +266,15 @@ class Multistep(Sampler):
 
     def step(self, x_t, t, s, cond, memory):
         schedule = _gaussian(self.denoiser.process).schedule
-        _, sigma_t = _expanded(schedule, t, x_t)
-        alpha_s, sigma_s = _expanded(schedule, s, x_t)
-        h = expand_to(0.5 * (schedule.log_snr(s) - schedule.log_snr(t)), x_t)
+        alpha_t, sigma_t, log_snr_t = _expanded(schedule, t, x_t)
+        alpha_s, sigma_s, log_snr_s = _expanded(schedule, s, x_t)
+        h = 0.5 * (log_snr_s - log_snr_t)
         x0 = estimate = self.denoiser(x_t, t, cond).x0
         if "x0" in memory:
             estimate = x0 + (x0 - memory["x0"]) * (0.5 * h / memory["h"])
         memory["x0"], memory["h"] = x0, h
-        mean = (sigma_s / sigma_t) * x_t - (alpha_s * torch.expm1(-h)) * estimate
+        kept = sigma_s / sigma_t  # and α_s e⁻ʰ = α_t σ_s / σ_t
+        mean = kept * x_t + (alpha_s - kept * alpha_t) * estimate
         return GaussianKernel(mean, None, self.denoiser.process.space, cond)
 
 
@@ -294,10 +295,10 @@ def _gaussian(process: Process) -> GaussianProcess:
     return process
 
 
-def _expanded(schedule: Schedule, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """(alpha, sigma) at t, () or (B,), to multiply x (B, ...)."""
-    alpha, sigma = schedule(t)
-    return expand_to(alpha, x), expand_to(sigma, x)
+def _expanded(schedule: Schedule, t: Tensor, x: Tensor) -> tuple[Scalar, Scalar, Scalar]:
+    """(alpha, sigma, log-SNR) at t, () or (B,), to multiply x (B, ...)."""
+    alpha, sigma, log_snr = schedule.levels(t)
+    return expand_to(alpha, x), expand_to(sigma, x), expand_to(log_snr, x)
 
 
 def _float_of(x: Tensor) -> torch.dtype:

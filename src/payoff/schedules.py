@@ -25,6 +25,8 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from payoff.spaces import Scalar
+
 
 class Schedule(ABC):
     """t in [0, 1] -> (alpha, sigma). Everything is elementwise in t, of any shape.
@@ -35,29 +37,41 @@ class Schedule(ABC):
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
         r""":math:`(\alpha_t, \sigma_t)`."""
         known = _TABLE.get(t)
-        return self._levels(t) if known is None or known[0] is not self else known[1]
+        return self._levels(t) if known is None or known[0] is not self else known[1][:2]
 
     def log_snr(self, t: Tensor) -> Tensor:
         r""":math:`\lambda_t = \log(\alpha_t^2/\sigma_t^2)`, strictly decreasing in t."""
         known = _TABLE.get(t)
-        return self._log_snr(t) if known is None or known[0] is not self else known[2]
+        return self._log_snr(t) if known is None or known[0] is not self else known[1][2]
+
+    def levels(self, t: Tensor) -> tuple[Scalar, Scalar, Scalar]:
+        r""":math:`(\alpha_t, \sigma_t, \lambda_t)`, as plain numbers where t was tabulated.
+
+        Arithmetic on plain numbers costs nothing beside a network, on a CPU or a GPU; the same on
+        tensors of one element costs as much as a small network.
+        """
+        known = _TABLE.get(t)
+        if known is not None and known[0] is self:
+            return known[2]
+        alpha, sigma = self._levels(t)
+        return alpha, sigma, self._log_snr(t)
 
     @abstractmethod
     def time(self, log_snr: Tensor) -> Tensor:
         r"""The t at which :math:`\lambda_t` equals ``log_snr``: the inverse of :meth:`log_snr`."""
 
     def tabulate(self, times: Tensor) -> list[Tensor]:
-        """The entries of ``times`` (N,) as scalars whose levels are computed here, all at once.
+        """The entries of ``times`` (N, ...) with their levels computed here, all at once.
 
-        A sampler asks for the same few scalars again and again, and a dozen tiny operations each
-        time cost more than a small network. The scalars must not be changed in place.
+        A sampler asks for the levels of the same few times again and again. The returned tensors
+        must not be changed in place.
         """
-        alpha, sigma = self._levels(times)
-        log_snr = self._log_snr(times)
-        scalars = list(times.unbind())
-        for t, a, s, level in zip(scalars, alpha, sigma, log_snr, strict=True):
-            _TABLE[t] = (self, (a, s), level)
-        return scalars
+        tensors = (*self._levels(times), self._log_snr(times))
+        numbers = [v.tolist() for v in tensors] if times.ndim == 1 else tensors
+        entries = list(times.unbind())
+        for i, t in enumerate(entries):
+            _TABLE[t] = (self, tuple(v[i] for v in tensors), tuple(v[i] for v in numbers))
+        return entries
 
     def _levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
         # variance preserving unless a subclass says otherwise

@@ -14,6 +14,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import overload
 
 import torch
 from torch import Tensor
@@ -42,9 +43,19 @@ def draw_noise(
     return x if like is None else x.to(like.device)
 
 
-def expand_to(v: Tensor, x: Tensor) -> Tensor:
+Scalar = Tensor | float
+"""A level of noise: a tensor of shape () or (B,), or a plain number that holds for the batch."""
+
+
+@overload
+def expand_to(v: Tensor, x: Tensor) -> Tensor: ...
+@overload
+def expand_to(v: Scalar, x: Tensor) -> Scalar: ...
+def expand_to(v, x):
     """View ``v`` of shape () or (B,) so that it broadcasts against ``x`` of shape (B, ...)."""
-    return v if v.ndim == 0 else v.reshape(v.shape + (1,) * (x.ndim - v.ndim))
+    return (
+        v if isinstance(v, float) or v.ndim == 0 else v.reshape(v.shape + (1,) * (x.ndim - v.ndim))
+    )
 
 
 class Space(ABC):

@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -24,6 +24,7 @@ import payoff
 from payoff.errors import UserError
 
 RECORD, REQUEST = "run.json", "request.json"
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
 FOLDERS = ("state", "model", "reward")
 TABLE = "table"  # the entry of a request that stands for what the table holds
 _PACKAGES = ("torch", "numpy", "polars", "scikit-learn", "plotly", "aerosandbox", "neuralfoil")
@@ -66,6 +67,8 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             self.write_json(REQUEST, request)
         except OSError as error:
+            with suppress(OSError):
+                self.path.rmdir()  # only if it is empty
             raise UserError(f"cannot write to {self.path}: {error.strerror or error}") from error
 
     @property
@@ -245,15 +248,19 @@ def _earlier_request(path: Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else {}
 
 
-def _disk_trouble(error: Exception) -> str | None:
+def _disk_trouble(error: BaseException) -> str | None:
     """Why a file could not be written, None if the error is about something else."""
     if isinstance(error, OSError):
         return error.strerror or str(error)
-    # libraries that write in other languages tell of it in their own exceptions
-    for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO):
+    # libraries that write in other languages tell of it in their own exceptions, some of them
+    # raised while the first one is handled
+    for number in DISK_ERRORS:
         if os.strerror(number) in str(error):
             return os.strerror(number)
-    return None
+    first = error.__cause__ or error.__context__
+    if isinstance(first, OSError) and first.errno not in DISK_ERRORS:
+        return None
+    return None if first is None else _disk_trouble(first)
 
 
 def _same_request(earlier: dict[str, Any], request: dict[str, Any], path: Path) -> None:

@@ -96,9 +96,10 @@ def conclude(job: Job, found: Found, reporter: Reporter) -> None:
     score, best, count = job.table.score, best_label(job), len(found.frame)
     added = free_name("predicted", found.frame.select(job.codec.columns))
     predicted = found.frame[added].to_numpy()
+    median = float(np.median(predicted))
     reporter.say(
-        f"{count} design{'s' if count > 1 else ''}: predicted {score} {np.median(predicted):.4g} in "
-        f"the median; the best measured row has {best:.4g}"
+        f"{count} design{'s' if count > 1 else ''}: predicted {score} {median:.4g} in the median; "
+        f"the best measured row has {best:.4g}"
     )
     if found.oracle is not None and found.oracle["median"] is not None:
         verdict = found.oracle
