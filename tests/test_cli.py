@@ -9,8 +9,8 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from experiments.design_runs import DESIGN, call, files, table, words
 
+from experiments.design_runs import DESIGN, call, files, table, words
 from payoff import __version__
 
 PROGRAM = [sys.executable, "-m", "payoff"]
@@ -76,7 +76,8 @@ def test_a_run_says_what_it_did(
     said = capsys.readouterr()
     assert "boards: 240 rows, 60 of them with a score" in said.err
     assert "maximizing load over width (number), holes (whole number), wood (category)" in said.err
-    assert "rank correlation" in said.err and "12 designs: predicted load" in said.err
+    assert "rank correlation" in said.err
+    assert "12 designs: predicted load" in said.err
     assert said.out.splitlines() == [
         "designs: runs/told/designs.csv (12)",
         f"report:  {(folder / 'runs/told/report.html').resolve()}",
@@ -89,12 +90,12 @@ def test_quiet_still_warns(
     monkeypatch.chdir(folder)
     table().with_columns(plant=pl.lit("north")).write_csv("constant.csv")
     assert call(monkeypatch, *words("constant.csv", "runs/quiet", "--quiet")) == 0
-    assert capsys.readouterr().err == "warning: constant columns are kept as they are: plant=north\n"
+    said = capsys.readouterr().err.splitlines()
+    assert "warning: constant columns are kept as they are: plant=north" in said
+    assert all(line.startswith("warning: ") for line in said)
 
 
-def test_a_preset_gives_way_to_what_is_given(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_preset_gives_way_to_what_is_given(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Even where an option repeats the ordinary default."""
     monkeypatch.chdir(folder)
     given = ["design", "boards.csv", "--score", "load", "--id", "name", "--preset", "toy"]
@@ -212,7 +213,8 @@ def test_a_reader_that_leaves_is_no_error(folder: Path) -> None:
     """``payoff sample RUN | head -1``: no traceback."""
     command = [*PROGRAM, "sample", str(folder / "runs/first"), "--count", "300", "--quiet"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
         process.stdout.close()
         said = process.stderr.read().decode()
     assert "Traceback" not in said

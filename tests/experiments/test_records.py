@@ -12,9 +12,14 @@ from payoff.experiments.records import RunFolder, read_record
 def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run", {"seed": 0})
     (folder.path / "designs.csv").write_text("old")
-    with pytest.raises(OSError, match="disk full"), folder.replacing("designs.csv") as path:
-        path.write_text("half of the new")
-        raise OSError("disk full")
+
+    def fails() -> None:
+        with folder.replacing("designs.csv") as path:
+            path.write_text("half of the new")
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        fails()
     assert (folder.path / "designs.csv").read_text() == "old"
     assert sorted(p.name for p in folder.path.iterdir()) == ["designs.csv", "request.json"]
 
@@ -44,7 +49,8 @@ def test_the_record_is_plain_json(tmp_path: Path) -> None:
         pass
     folder.finish({"best": float("nan"), "out": tmp_path, "list": (1, 2)})
     record = read_record(folder.path)
-    assert record["best"] is None and record["list"] == [1, 2]
+    assert record["best"] is None
+    assert record["list"] == [1, 2]
     assert {"training", "total"} <= set(record["timings"])
     json.dumps(record, allow_nan=False)
 

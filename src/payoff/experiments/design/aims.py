@@ -2,7 +2,8 @@
 
 A design is judged as the user will get it: decoded to the table's columns, with limits kept and
 integers whole, and encoded again. Its pessimistic score is the prediction minus ``pessimism``
-standard deviations; designs outside the data's support or that their domain refuses do not count.
+standard deviations; designs outside the data's support or the range of a column, or that their
+domain refuses, do not count.
 """
 
 from __future__ import annotations
@@ -107,6 +108,8 @@ class Proposer:
         support = self.job.support(x)
         refused = np.full(len(x), "", dtype=object)
         refused[(support > self.config.support).numpy()] = "outside the data's support"
+        low, high = self.job.ranges
+        refused[((x < low) | (x > high)).any(1).numpy()] = "outside a column's range"
         if self.job.check is not None:
             fine = self.job.check(self.job.codec.decode(x))
             refused[~fine] = f"impossible for {self.job.domain}"
@@ -126,7 +129,7 @@ class Proposer:
         places = self.job.support.coordinates(draws.x[order])
         least = max(self.apart, 1e-6)  # the same design twice differs by rounding
         free = torch.ones(len(order), dtype=torch.bool)
-        for part in () if taken is None else taken.split(BLOCK):
+        for part in () if taken is None or not len(taken) else taken.split(BLOCK):
             others = self.job.support.coordinates(part)
             # matrix products would lose the digits of small distances
             gaps = torch.cdist(places, others, compute_mode="donot_use_mm_for_euclid_dist")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,21 @@ class Job:
         if not (self.table.bounds or self.table.fixed):
             return 0.0
         return float(self.support(self.codec.project(self.x)).min())
+
+    @cached_property
+    def ranges(self) -> tuple[Tensor, Tensor]:
+        """Lowest and highest encoded value of a realistic design, two (D,) tensors.
+
+        A number that the user did not bound stays inside the data's range; bounds may go beyond.
+        """
+        low = torch.full((self.codec.dim,), -torch.inf)
+        high = torch.full((self.codec.dim,), torch.inf)
+        for code in self.codec.codes:
+            if code.kind in ("numeric", "integer") and code.name not in self.table.bounds:
+                column = self.x[:, code.start]
+                if code.slots and code.fixed is None:
+                    low[code.start], high[code.start] = column.min(), column.max()
+        return low - 1e-5, high + 1e-5  # a row of the data is inside, rounding or not
 
     def novelty(self, x: Tensor) -> Tensor:
         """Distance (n,) of encoded designs to the nearest row, in standardised columns."""

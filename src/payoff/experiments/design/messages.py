@@ -28,7 +28,9 @@ def check_limits(job: Job, config: DesignConfig) -> None:
     limits = [
         f"--fixed {k}={v:g}" if isinstance(v, float) else f"--fixed {k}={v}" for k, v in fixed
     ]
-    limits += [f"--bounds {k}={low:g}:{high:g}" for k, (low, high) in job.table.bounds.items()]
+    for name, ends in job.table.bounds.items():
+        low, high = (f"{end:g}" if np.isfinite(end) else "" for end in ends)
+        limits.append(f"--bounds {name}={low}:{high}")
     raise UserError(
         f"{' '.join(limits)}: no design within this looks like the data. The nearest row, moved "
         f"there, has the support distance {reach:.3g}, and --support allows {config.support:g} (1 "
