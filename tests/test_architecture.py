@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 LAYERS = (
-    ("errors", "spaces", "schedules", "whitening"),
-    ("configs", "kernels", "predictions"),
+    ("errors", "spaces", "whitening"),
+    ("configs", "kernels", "predictions", "schedules"),
     ("processes",),
     ("denoisers", "nets"),
     ("samplers", "rewards", "pretrained"),

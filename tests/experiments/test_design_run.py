@@ -180,8 +180,8 @@ def test_bounds_are_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"network": "subspace"},
-        {"network": "subspace", "latent_dim": 2},
+        {"network": "subspace", "steps": 300},
+        {"network": "subspace", "latent_dim": 2, "steps": 300, "support": 2.0},
         {"precision": 64},
         {"guidance": 1.0},
         {"reward": "auto"},
@@ -205,6 +205,19 @@ def test_every_option_runs_and_opens_again(options: dict[str, Any], tmp_path: Pa
     best = proposer.select(drawn, count)
     kept = proposer.job.codec.decode(drawn.x[best])
     assert kept.equals(designs.select(DESIGN)), "the reopened run draws what the run drew"
+
+
+def test_the_subspace_network_learns(tmp_path: Path) -> None:
+    """Its frame stays orthonormal, whatever weight decay is asked for, and it meets the aim."""
+    options = {"steps": 500, "width": 64, "depth": 2, "sampler_steps": 15, "weight_decay": 0.1}
+    run(tmp_path / "run", network="subspace", latent_dim=3, support=3.0, **options)
+    proposer, _ = reopen(tmp_path / "run")
+    frame = proposer.model.denoiser.frame
+    assert torch.allclose(frame.T @ frame, torch.eye(3), atol=1e-5)
+    low, high = (float(table()["load"].quantile(q)) for q in (0.25, 0.75))
+    generator = torch.Generator().manual_seed(0)
+    means = [float(proposer.draw(aim, 300, generator).mean.mean()) for aim in (low, high)]
+    assert means[1] - means[0] > 0.5 * (high - low)
 
 
 def test_one_thread_for_a_small_network() -> None:
