@@ -171,7 +171,10 @@ OPTIONS: dict[str, tuple[list[str], tuple[str, ...]]] = {
     "bounded twice": (["--bounds", "width=0:9", "--bounds", "width=1:9"], ("bounded twice",)),
     "bounded category": (["--bounds", "wood=0:1"], ("is a category", "--fixed wood=ash")),
     "bounded score": (["--bounds", "load=0:1"], ("is the score", "--aim")),
-    "bounds far from the data": (["--bounds", "width=400:"], ("--bounds width=400:inf", "Loosen")),
+    "bounds far from the data": (
+        ["--bounds", "width=400:"],
+        ("--bounds width=400: looks", "Loosen"),
+    ),
     "unknown preset": (["--preset", "huge"], ("--preset huge", "default, toy")),
     "no design": (["--count", "0"], ("--count must be at least 1",)),
     "aim that is no number": (["--aim", "nan"], ("--aim must be a finite number",)),

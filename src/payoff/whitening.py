@@ -44,7 +44,9 @@ class Whitening:
             values = values + shrinkage * values.mean().clamp(min=1e-12)
         kept = values > NO_VARIANCE * values.max()
         scale, vectors = values[kept].sqrt(), vectors[:, kept]
-        self.matrix, self.inverse = vectors / scale, (vectors * scale).T
+        # contiguous, as after reading them back: another layout would round products differently
+        self.matrix = (vectors / scale).contiguous()
+        self.inverse = (vectors * scale).T.contiguous()
 
     @property
     def dim(self) -> int:

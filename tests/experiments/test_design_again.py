@@ -86,7 +86,7 @@ def test_a_missing_device_is_replaced(tmp_path: Path) -> None:
 
 
 def test_unfinished_foreign_and_damaged_folders(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="holds no finished run$"):
+    with pytest.raises(UserError, match=r"holds no finished run$"):
         sample(tmp_path / "nowhere", quiet=True)
     RunFolder(tmp_path / "begun", {})
     with pytest.raises(UserError, match="continue it with --resume"):

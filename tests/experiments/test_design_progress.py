@@ -55,7 +55,8 @@ def test_durations(seconds: float, text: str) -> None:
 
 def reporter(quiet: bool = False, terminal: bool = False) -> tuple[Reporter, io.StringIO]:
     reporter, stream = Reporter(quiet), io.StringIO()
-    reporter.console = Console(file=stream, force_terminal=terminal, width=100, soft_wrap=True)
+    console = Console(file=stream, force_terminal=terminal, width=100, highlight=False)
+    reporter.console = console
     return reporter, stream
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import json
 import os
 import shlex
@@ -25,7 +26,7 @@ from payoff.experiments.design.model import _fit_config
 from payoff.experiments.interrupts import held_back
 
 PROGRAM = [sys.executable, "-m", "payoff"]
-LONG = ("--steps", "1600", "--quiet")
+LONG = ("--steps", "1100", "--quiet")
 TEMPORARY = ".tmp"
 
 
@@ -56,8 +57,6 @@ def interrupting(target: str, at: int, number: signal.Signals) -> Iterator[None]
     seen = 0
 
     with pytest.MonkeyPatch.context() as patch:
-        import importlib
-
         try:
             owner = importlib.import_module(module)
         except ModuleNotFoundError:
@@ -263,7 +262,7 @@ def test_a_full_disk_while_libraries_write(tmp_path: Path) -> None:
     target = "payoff.experiments.design.model.save_pretrained"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(target, lambda denoiser, path, metadata: saved(denoiser, path))
-        with pytest.raises(UserError, match="cannot write to .*No space left.*--resume"):
+        with pytest.raises(UserError, match=r"cannot write to .*No space left.*--resume"):
             design(config(steps=10), tmp_path / "full", quiet=True)
         patch.setattr(target, lambda denoiser, path, metadata: broken(denoiser, path))
         with pytest.raises(RuntimeError, match="something else"):
@@ -283,6 +282,21 @@ def test_precision_64_survives_a_restart(tmp_path: Path) -> None:
     resumed = design(config(**options), tmp_path / "resumed", resume=True, quiet=True)
     assert isinstance(resumed, pl.DataFrame)
     assert straight.equals(resumed)
+
+
+@pytest.mark.parametrize("reward", ["ridge", "ensemble"])
+def test_a_learned_score_survives_a_restart(reward: str, tmp_path: Path) -> None:
+    """Read back, it predicts the same to the last digit, so that the labels are the same."""
+    straight = design(config(reward=reward), tmp_path / "straight", quiet=True)
+    stopped = interrupting(f"{DESIGN}.run.train_model", 1, signal.SIGINT)
+    next(stopped)
+    with pytest.raises(KeyboardInterrupt):
+        design(config(reward=reward), tmp_path / "resumed", quiet=True)
+    stopped.close()
+    resumed = design(config(reward=reward), tmp_path / "resumed", resume=True, quiet=True)
+    assert straight.equals(resumed)
+    folders = [tmp_path / name / "model/model.safetensors" for name in ("straight", "resumed")]
+    assert folders[0].read_bytes() == folders[1].read_bytes()
 
 
 def test_a_signal_waits_for_the_question() -> None:

@@ -158,7 +158,7 @@ def test_bad_arguments_are_errors() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_samples_stay_on_the_subspace_to_rounding(dtype: torch.dtype) -> None:
-    """A singular covariance has no variance off its range; √rounding would be a thousand times ε."""
+    """A singular covariance has no variance off its range, not even the root of rounding."""
     problem = GaussianSubspace.random(dtype=dtype)
     x = problem.sample_base(500, generator=torch.Generator().manual_seed(0))
     outside = x - x @ problem.frame @ problem.frame.T

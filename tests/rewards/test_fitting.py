@@ -102,3 +102,24 @@ def test_spearman_agrees_with_scipy_ties_included() -> None:
 def test_unknown_candidates_are_named() -> None:
     with pytest.raises(ValueError, match="ridge, ensemble"):
         fit_reward(normal(30, 2), normal(30), generator=rng(), candidates=("forest",))
+
+
+def test_intervals_beyond_the_labels_are_wider_where_extrapolation_fails() -> None:
+    """A curve that steepens beyond the labels: plain intervals miss it, the widened ones less."""
+    x = normal(150, 3).abs()
+    steep = lambda x: (1.5 * x[:, 0]).exp() + 0.1 * x[:, 1]  # noqa: E731
+    y = steep(x) + 0.05 * normal(150, seed=1)
+    fit = fit_reward(x, y, generator=rng(), candidates=("ensemble",))
+    assert float(fit.reward.extrapolation) > 1.5
+    beyond = x[y.argsort()[-30:]] * 1.2
+    inside = []
+    for widened in (False, True):
+        low, high = fit.reward.interval(beyond, beyond=widened)
+        inside.append(float(((steep(beyond) >= low) & (steep(beyond) <= high)).double().mean()))
+    assert inside[1] > inside[0]
+
+
+def test_a_line_needs_little_widening() -> None:
+    x = normal(200, 3)
+    fit = fit_reward(x, x[:, 0] + 0.3 * normal(200, seed=1), generator=rng(), candidates=("ridge",))
+    assert 1.0 <= float(fit.reward.extrapolation) < 1.8

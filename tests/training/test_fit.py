@@ -54,13 +54,19 @@ def test_resuming_gives_the_uninterrupted_result(tmp_path: Path, dropout: float)
             raise KeyboardInterrupt
 
     path = tmp_path / "state" / "training.pt"
+    part = denoiser(label_dim=1, dropout=dropout)
     with pytest.raises(KeyboardInterrupt):
-        part = denoiser(label_dim=1, dropout=dropout)
         fit(part, x, cond, config, checkpoint=path, progress=interrupt)
     seen: list[int] = []
     fresh = denoiser(label_dim=1, dropout=dropout)
     resumed = fit(
-        fresh, x, cond, config, checkpoint=path, resume=True, progress=lambda s, n, v: seen.append(s)
+        fresh,
+        x,
+        cond,
+        config,
+        checkpoint=path,
+        resume=True,
+        progress=lambda s, n, v: seen.append(s),
     )
     assert seen[0] == 30, "training should go on at step 25, not start again"
     assert same(whole, resumed)

@@ -21,7 +21,7 @@ from payoff.report import foils, prose, tables, tradeoff
 from payoff.report.assets import SCRIPT, style
 from payoff.report.canvas import Figure
 from payoff.report.curves import aim_curves, cost_curves
-from payoff.report.formatting import count, moment, plural, text
+from payoff.report.formatting import count, moment, number, plural, text
 from payoff.report.landscape import plane
 from payoff.report.palette import TO_DARK
 from payoff.report.projection import project
@@ -240,6 +240,13 @@ def _reward(run: DesignRun) -> tuple[str, str, str]:
         if noise is not None
         else ""
     )
+    stretch = run.number("reward", "extrapolation")
+    if stretch is not None:
+        spread += (
+            "<p>Designs are chosen to lie beyond the labelled rows. With the best fifth of these "
+            f"held out together, intervals had to be {number(stretch, 2)} times as wide to hold "
+            "90 % of them; the designs' intervals are widened by that factor.</p>"
+        )
     return "reward", "The learned reward", f"{told}{tables.reward_candidates(run)}{spread}"
 
 

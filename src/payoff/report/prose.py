@@ -205,8 +205,8 @@ def truth_note(run: DesignRun) -> str:
     )
     items.append(
         f"<b>Interval</b>: {percent(float(inside.mean()))} of the true scores lie in their "
-        "90 % interval. Chosen for a good prediction and outside the labelled rows, designs are "
-        "harder to predict than held-out rows, so less than 90 % is usual."
+        "90 % interval. The intervals are made for rows beyond the best labels (see the learned "
+        "reward); how far beyond these designs lie decides whether that is enough."
     )
     if len(true) >= FEW:
         rank = spearman(torch.from_numpy(predicted.copy()), torch.from_numpy(true.copy()))

@@ -40,6 +40,7 @@ class LearnedReward(nn.Module, Reward):
     Attributes:
         noise: sd of one measurement around the score, in the labels' units, scalar.
         calibration: factor on every standard deviation, set on held-out residuals, scalar.
+        extrapolation: further factor on intervals beyond the labelled rows, at least 1, scalar.
         location, spread: mean and sd of the labels it was fitted on, scalars.
     """
 
@@ -56,11 +57,13 @@ class LearnedReward(nn.Module, Reward):
         self.dim = dim
         self.noise: Tensor
         self.calibration: Tensor
+        self.extrapolation: Tensor
         self.location: Tensor
         self.spread: Tensor
         for name, value in (
             ("noise", 0.0),
             ("calibration", 1.0),
+            ("extrapolation", 1.0),
             ("location", 0.0),
             ("spread", 1.0),
         ):
@@ -115,12 +118,19 @@ class LearnedReward(nn.Module, Reward):
         mean, std = self.predict(x)
         return mean - k * std
 
-    def interval(self, x: Tensor, level: float = 0.9) -> tuple[Tensor, Tensor]:
-        """Central interval of the noiseless score at a level, two (B,) tensors."""
+    def interval(
+        self, x: Tensor, level: float = 0.9, *, beyond: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Central interval of the noiseless score at a level, two (B,) tensors.
+
+        With ``beyond`` it is widened by :attr:`extrapolation`, for rows chosen to be better than
+        the labelled ones.
+        """
         if not 0 < level < 1:
             raise ValueError(f"level={level} must lie between 0 and 1")
         mean, std = self.predict(x)
         k = math.sqrt(2) * float(torch.erfinv(torch.tensor(level, dtype=torch.float64)))
+        k = k * float(self.extrapolation) if beyond else k
         return mean - k * std, mean + k * std
 
     def save(self, folder: Path | str, name: str = "reward") -> None:

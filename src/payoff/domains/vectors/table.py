@@ -40,6 +40,7 @@ class Table:
         rows: (n,) the kept rows' numbers in the input, counted from 1.
         bounds: limits a design must keep, column -> (low, high).
         fixed: values a design must have, column -> value.
+        left_out: rows that were dropped because a feature cell is empty.
         warnings: what the user should know.
     """
 
@@ -52,6 +53,7 @@ class Table:
     rows: npt.NDArray[np.int64]
     bounds: dict[str, Bound] = field(default_factory=dict)
     fixed: dict[str, Any] = field(default_factory=dict)
+    left_out: int = 0
     warnings: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
@@ -182,6 +184,7 @@ def _checked(
     rows = np.flatnonzero(keep) + 1
     table = Table(raw.origin, frame, tuple(columns), score, minimize, labels, rows)
     table.warnings = list(raw.warnings)
+    table.left_out = raw.height - len(table)
     if not table.features:
         raise UserError(
             f"{raw.origin}: no column besides the score"

@@ -91,7 +91,7 @@ def sample(
         raise UserError(f"no design was accepted at this aim ({reasons}): aim closer to the data")
     if len(kept.x) < count:
         reporter.warn(f"only {len(kept.x)} of {count} designs that differ from each other found")
-    return designs_frame(proposer.job, kept)
+    return designs_frame(proposer, kept)
 
 
 def _table_of(run: Path) -> pl.DataFrame:

@@ -21,6 +21,7 @@ from payoff.experiments.design.model import Model
 from payoff.experiments.progress import Reporter
 from payoff.guidance import ClassifierFree
 from payoff.rewards import LearnedReward
+from payoff.rewards.fitting import Z_LEVEL
 from payoff.samplers import SAMPLERS
 
 BLOCK = 1000  # designs selected at a time: what is drawn for them fits in memory, whatever is asked
@@ -115,6 +116,10 @@ class Proposer:
             refused[~fine] = f"impossible for {self.job.domain}"
         refused[~x.isfinite().all(1).numpy()] = "not finite"
         return Draws(x, mean, std, mean - self.config.pessimism * std, support, refused, shift)
+
+    def half_width(self, std: Tensor) -> Tensor:
+        """Half the 90 % interval of predictions with these sds, for designs beyond the labels."""
+        return Z_LEVEL * float(self.reward.extrapolation) * std
 
     def select(self, draws: Draws, count: int, taken: Tensor | None = None) -> Tensor:
         """The ``count`` best accepted rows by pessimistic score that keep apart from each other.
@@ -214,10 +219,12 @@ def propose(
     return _rows(merged, merged.low.argsort(descending=True, stable=True)), drawn, refusals
 
 
-def designs_frame(job: Job, draws: Draws) -> pl.DataFrame:
+def designs_frame(proposer: Proposer, draws: Draws) -> pl.DataFrame:
     """Designs in the input's own columns and units with what is known about them, best first."""
+    job = proposer.job
     frame = job.codec.decode(draws.x)
-    low, high = draws.mean - 1.6449 * draws.std, draws.mean + 1.6449 * draws.std
+    half = proposer.half_width(draws.std)
+    low, high = draws.mean - half, draws.mean + half
     if job.table.minimize:
         low, high = high, low
     extra = {

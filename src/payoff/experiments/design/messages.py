@@ -32,10 +32,9 @@ def check_limits(job: Job, config: DesignConfig) -> None:
         low, high = (f"{end:g}" if np.isfinite(end) else "" for end in ends)
         limits.append(f"--bounds {name}={low}:{high}")
     raise UserError(
-        f"{' '.join(limits)}: no design within this looks like the data. The nearest row, moved "
-        f"there, has the support distance {reach:.3g}, and --support allows {config.support:g} (1 "
-        f"is the data's own 95 % quantile). Loosen the limits, or allow --support "
-        f"{np.ceil(20 * reach) / 10:g}"
+        f"no design with {' '.join(limits)} looks like the data. The nearest row, moved there, has "
+        f"the support distance {reach:.3g}; --support allows {config.support:g} (1 is the data's "
+        "own 95 % quantile). Loosen the limits, or allow more with --support"
     )
 
 

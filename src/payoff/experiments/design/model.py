@@ -111,11 +111,11 @@ def learn_reward(
             context=job.x,
             progress=lambda done, total: advance(max(0, done - instant)),
         )
-    summary = reward_summary(fitted)
     with folder.replacing_files(STATE) as path:
         fitted.reward.save(path)
-    folder.write_json(f"{STATE}/fitted.json", summary)
-    return fitted.reward, summary
+    folder.write_json(f"{STATE}/fitted.json", reward_summary(fitted))
+    # what was saved, as a resumed run reads it: the two must not differ in the last digit
+    return LearnedReward.load(state), folder.read_json(f"{STATE}/fitted.json")
 
 
 def reward_summary(fitted: FittedReward) -> dict[str, Any]:
@@ -135,6 +135,7 @@ def reward_summary(fitted: FittedReward) -> dict[str, Any]:
         "chosen": fitted.chosen.name,
         "reason": fitted.reason,
         "noise_sd": float(fitted.reward.noise),
+        "extrapolation": float(fitted.reward.extrapolation),
         "candidates": candidates,
     }
 
@@ -164,7 +165,7 @@ def train_model(
     values = _held_values(job, held)
     model = Model(trained, whitening, z.shape[1], location, scale, held, values)
     model.save(folder)
-    return model
+    return Model.load(folder.path / MODEL, config.device)
 
 
 def _fitted(

@@ -13,7 +13,7 @@ import polars.selectors as cs
 from payoff.domains.vectors import Oracle
 from payoff.experiments.design.aims import DIGITS, Aim, Draws, Proposer, free_name
 from payoff.experiments.design.config import DesignConfig, flag
-from payoff.experiments.design.jobs import Job
+from payoff.experiments.design.jobs import BUILT_IN, Job
 from payoff.experiments.progress import Reporter
 
 
@@ -48,14 +48,18 @@ class Found:
     oracle_calls: int = 0
 
 
-def sweep_frame(job: Job, aims: list[Aim], chosen: float, reporter: Reporter) -> pl.DataFrame:
+def sweep_frame(
+    proposer: Proposer, aims: list[Aim], chosen: float, reporter: Reporter
+) -> pl.DataFrame:
     """One row per aim, everything in the user's score; see the run folder's description."""
+    job = proposer.job
     nearest = min(range(len(aims)), key=lambda i: abs(aims[i].aim - chosen))
     rows = []
     for i, aim in enumerate(aims):
         draws, score = aim.draws, job.table.to_score
         finite = draws.mean.isfinite()
-        mean, spread = float(draws.mean[finite].mean()), 1.6449 * float(draws.std[finite].mean())
+        mean = float(draws.mean[finite].mean())
+        spread = float(proposer.half_width(draws.std[finite].mean()))
         ends = sorted((score(mean - spread), score(mean + spread)))
         row: dict[str, Any] = {
             "aim": score(aim.aim),
@@ -114,8 +118,17 @@ def scored(
         "median": float(np.nanmedian(values)) if np.isfinite(values).any() else None,
         "best": float(best(usable)) if len(usable) else None,
         "valid": int(fine.sum()),
-        "data_best": best_label(job),
+        "data_best": _true_best(job),
     }
+
+
+def _true_best(job: Job) -> float | None:
+    """The data's best true score, where the oracle is ours and cheap; a user's is not asked."""
+    if job.domain not in BUILT_IN:
+        return None
+    assert job.oracle is not None
+    values = job.oracle(job.table.frame.select(job.codec.columns)).values
+    return float(np.nanmin(values) if job.table.minimize else np.nanmax(values))
 
 
 def best_label(job: Job) -> float:
@@ -160,12 +173,11 @@ def data_summary(job: Job, config: DesignConfig) -> dict[str, Any]:
         }
         for c in table.columns
     ]
-    left_out = int(table.rows.max()) - len(table) if len(table) else 0
     return {
         "rows": len(table),
         "labelled": int(job.known.sum()),
         "unlabelled": len(table) - int(job.known.sum()),
-        "left_out": left_out,
+        "left_out": table.left_out,
         "duplicates": len(table) - table.frame.select(names).n_unique(),
         "columns": columns,
         "label_noise_nu": config.label_noise,

@@ -147,12 +147,12 @@ def _finished(
 ) -> Found:
     """The tables, with the oracle's scores if there is one: it is not called before this."""
     job = proposer.job
-    frame = designs_frame(job, proposal.kept)
+    frame = designs_frame(proposer, proposal.kept)
     if job.oracle is None:
-        return Found(frame, sweep_frame(job, proposal.aims, proposal.aim, reporter))
+        return Found(frame, sweep_frame(proposer, proposal.aims, proposal.aim, reporter))
     with folder.stage("oracle"):
         frame, verdict = scored(job, frame, reporter)
-        curve = sweep_frame(job, proposal.aims, proposal.aim, reporter)
+        curve = sweep_frame(proposer, proposal.aims, proposal.aim, reporter)
     if verdict["failed"]:
         warn(
             f"{job.oracle.name}: {verdict['failed']} of {len(frame)} designs failed "
