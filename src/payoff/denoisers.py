@@ -154,16 +154,13 @@ class Subspace(Denoiser):
         assert isinstance(inner.process, GaussianProcess)
         self.inner, self.dim, self.latent_dim = inner, dim, latent_dim
         self.process = inner.process
-        self.encoder = nn.Linear(dim, latent_dim, bias=False)
-        with torch.no_grad():
-            start = torch.randn(dim, latent_dim) if frame is None else frame
-            self.encoder.weight.copy_(torch.linalg.qr(start)[0].T)
-        nn.utils.parametrizations.orthogonal(self.encoder)
+        start = torch.randn(dim, latent_dim) if frame is None else frame
+        self.columns = nn.Parameter(_orthonormal(start.detach().clone()))
 
     @property
     def frame(self) -> Tensor:
-        """V, shape (D, d), with orthonormal columns."""
-        return self.encoder.weight.T
+        """V, shape (D, d), with orthonormal columns: Gram-Schmidt on the free parameter."""
+        return _orthonormal(self.columns)
 
     def forward(self, x_t, t, cond=None):
         alpha, sigma, _ = self.process.schedule.levels(t)
@@ -183,6 +180,13 @@ class Subspace(Denoiser):
         weight = ((alpha * sigma_data) ** 2 + sigma**2) / (sigma * sigma_data) ** 2
         error = (x0 - self(x_t, t, cond).x0).flatten(1).square().mean(1)
         return weight.clamp(max=100.0) * error
+
+
+def _orthonormal(columns: Tensor) -> Tensor:
+    # The signs make the factorisation unique, hence continuous; the scale of the columns is free,
+    # so weight decay cannot shrink V.
+    q, r = torch.linalg.qr(columns)
+    return q * torch.sign(r.diagonal())
 
 
 class TokenDenoiser(Denoiser):

@@ -72,6 +72,27 @@ def test_resuming_gives_the_uninterrupted_result(tmp_path: Path, dropout: float)
     assert same(whole, resumed)
 
 
+def test_an_interruption_within_a_step_keeps_the_last_whole_checkpoint(tmp_path: Path) -> None:
+    x, cond = data()
+    config = FitConfig(steps=40, batch_size=64, checkpoint_every=7)
+    whole = fit(denoiser(label_dim=1), x, cond, config)
+    calls: list[int] = []
+
+    def interrupt(x0, given, generator):
+        calls.append(1)
+        if len(calls) == 18:
+            torch.rand(3, generator=generator)  # the step has begun to draw
+            raise KeyboardInterrupt
+        return x0, given
+
+    path = tmp_path / "training.pt"
+    part = denoiser(label_dim=1)
+    with pytest.raises(KeyboardInterrupt):
+        fit(part, x, cond, config, checkpoint=path, augment=interrupt)
+    resumed = fit(denoiser(label_dim=1), x, cond, config, checkpoint=path, resume=True)
+    assert same(whole, resumed)
+
+
 def test_training_leaves_the_global_generator_alone() -> None:
     x, cond = data()
     before = torch.get_rng_state()
@@ -138,7 +159,9 @@ def test_subspace_frame_stays_orthonormal_and_saves(tmp_path: Path) -> None:
     x, cond = data(dim=5)
     torch.manual_seed(0)
     inner = NetDenoiser(ResidualMLP(2, width=16, depth=1, label_dim=1), GaussianProcess())
-    trained = fit(Subspace(inner, 5, 2), x, cond, FitConfig(steps=30, batch_size=64))
+    # decay would shrink an ordinary weight to nothing; a frame has no scale to lose
+    config = FitConfig(steps=30, batch_size=64, weight_decay=0.5, learning_rate=0.05)
+    trained = fit(Subspace(inner, 5, 2), x, cond, config)
     assert isinstance(trained, Subspace)
     gram = trained.frame.T @ trained.frame
     torch.testing.assert_close(gram, torch.eye(2), atol=1e-5, rtol=0)

@@ -112,7 +112,8 @@ def fit(
         try:
             run.loop(progress)
         except KeyboardInterrupt:
-            run.save()
+            if run.whole:  # in the middle of a step the last checkpoint is the better one
+                run.save()
             raise
     return run.result()
 
@@ -131,6 +132,7 @@ class _Run:
         augment: Augment | None,
     ) -> None:
         self.config, self.checkpoint, self.step = config, checkpoint, 0
+        self.whole = True  # not in the middle of a step
         parameter = next(denoiser.parameters())
         self.accelerator = Accelerator(cpu=parameter.device.type == "cpu")
         self.x, self.cond, self.augment = x, cond, augment
@@ -155,8 +157,9 @@ class _Run:
     def loop(self, progress: Progress | None) -> None:
         config, total, seen = self.config, torch.zeros(()), 0
         while self.step < config.steps:
+            self.whole = False
             total, seen = total + self._update(), seen + 1
-            self.step += 1
+            self.step, self.whole = self.step + 1, True
             if self.step % config.log_every == 0 or self.step == config.steps:
                 mean = float(total) / seen
                 if not math.isfinite(mean):

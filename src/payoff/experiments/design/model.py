@@ -223,9 +223,7 @@ def _fit_config(config: DesignConfig) -> FitConfig:
         steps=config.steps,
         batch_size=config.batch_size,
         learning_rate=config.learning_rate,
-        # the signs on the diagonal of a Householder frame are cut to whole numbers: any decay of
-        # them makes the frame 0
-        weight_decay=0.0 if config.network == "subspace" else config.weight_decay,
+        weight_decay=config.weight_decay,
         label_dropout=config.label_dropout,
         log_snr_mean=1.5,
         log_snr_sd=3.0,
