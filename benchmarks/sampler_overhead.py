@@ -4,14 +4,15 @@
     python benchmarks/sampler_overhead.py [--threads 1] [--rounds 15]
 
 Both libraries run the same network with EDM preconditioning, the same steps and batch, alternating
-within one process; the network alone is timed in the same rounds on the same inputs. Printed are
-medians over the rounds: network seconds, each loop's time beyond them in per cent, and the ratio.
+within one process in changing order; the network alone is timed in the same rounds on the same
+inputs. Printed are medians over the rounds: seconds, and the ratios of times of the same round.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import random
 import statistics
 import time
 from collections.abc import Callable
@@ -62,17 +63,24 @@ def loops(batch: int, width: int, depth: int, steps: int, eta: float) -> dict[st
     return runs
 
 
-def measure(runs: dict[str, Callable], rounds: int) -> dict[str, float]:
-    """Median seconds of each, taken in turn so that a slow moment of the machine hits all."""
+def measure(runs: dict[str, Callable], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each in every round; the order changes, since what runs first warms the caches."""
     times: dict[str, list[float]] = {name: [] for name in runs}
+    shuffle = random.Random(0).sample
     for run in runs.values():
         run()
     for _ in range(rounds):
-        for name, run in runs.items():
+        for name in shuffle(list(runs), len(runs)):
             start = time.perf_counter()
-            run()
+            runs[name]()
             times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in times.items()}
+    return times
+
+
+def ratio(times: dict[str, list[float]], over: str, under: str) -> float:
+    """Median over the rounds of one's time over the other's."""
+    pairs = zip(times[over], times[under], strict=True)
+    return statistics.median(a / b for a, b in pairs)
 
 
 def main() -> None:
@@ -86,13 +94,14 @@ def main() -> None:
     rows = []
     for eta in (0.0, 1.0):
         for batch, width, depth in CASES:
-            seconds = measure(loops(batch, width, depth, args.steps, eta), args.rounds)
-            row = {"eta": eta, "batch": batch, "net": f"{depth}x{width}", **seconds}
+            times = measure(loops(batch, width, depth, args.steps, eta), args.rounds)
+            row = {"eta": eta, "batch": batch, "net": f"{depth}x{width}"}
+            row |= {name: statistics.median(values) for name, values in times.items()}
             for name in ("payoff", "azula"):
-                if name in seconds:
-                    row[f"{name} overhead %"] = 100 * (seconds[name] / seconds["network"] - 1)
-            if "azula" in seconds:
-                row["payoff / azula"] = seconds["payoff"] / seconds["azula"]
+                if name in times:
+                    row[f"{name} overhead %"] = 100 * (ratio(times, name, "network") - 1)
+            if "azula" in times:
+                row["payoff / azula"] = ratio(times, "payoff", "azula")
             rows.append(row)
             shown = {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()}
             print("  ".join(f"{k}: {v}" for k, v in shown.items()))
