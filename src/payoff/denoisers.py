@@ -136,6 +136,7 @@ class Subspace(Denoiser):
     Args:
         inner: a denoiser of d-dimensional samples, with the same schedule.
         dim: the ambient dimension D.
+        latent_dim: d, the dimension of the inner denoiser's samples.
         frame: optional start for V, shape (D, d).
 
     Reference: Reward-Directed Conditional Diffusion (Yuan, Huang, Ni, Chen, Wang, 2023), section 3;

@@ -96,7 +96,7 @@ class Euclidean(Space):
 
     def project(self, x, cond=None):
         mask = _mask_of(x, cond)
-        return x if mask is None else x * expand_to_members(mask, x)
+        return x if mask is None else x * _to_members(mask, x)
 
     def dof(self, x, cond=None):
         mask = _mask_of(x, cond)
@@ -143,7 +143,7 @@ class Centered(Space):
         mask = _mask_of(x, cond)
         if mask is None:
             return x.new_ones(x.shape[0], x.shape[1], 1)
-        return expand_to_members(mask, x)
+        return _to_members(mask, x)
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ class Tokens(Space):
         return (x == self.mask_token).sum(1).to(torch.get_default_dtype())
 
 
-def expand_to_members(mask: Tensor, x: Tensor) -> Tensor:
+def _to_members(mask: Tensor, x: Tensor) -> Tensor:
     """``mask`` (B, N) as x's dtype and shape (B, N, 1, …), to multiply x (B, N, …)."""
     return mask.to(x.dtype).reshape(mask.shape + (1,) * (x.ndim - 2))
 

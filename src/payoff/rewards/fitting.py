@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -81,10 +81,23 @@ class FittedReward:
 
     def summary(self) -> dict[str, Any]:
         """Plain values for a run record."""
+        candidates = [
+            {
+                "name": c.name,
+                "rank_correlation": c.spearman,
+                "rmse": c.rmse,
+                "r2": c.r2,
+                "coverage90": c.coverage,
+                "calibration": c.calibration,
+            }
+            for c in self.candidates
+        ]
         return {
             "chosen": self.chosen.name,
             "reason": self.reason,
-            "candidates": [asdict(candidate) for candidate in self.candidates],
+            "noise_sd": float(self.reward.noise),
+            "extrapolation": float(self.reward.extrapolation),
+            "candidates": candidates,
         }
 
 

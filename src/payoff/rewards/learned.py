@@ -126,12 +126,16 @@ class LearnedReward(nn.Module, Reward):
         With ``beyond`` it is widened by :attr:`extrapolation`, for rows chosen to be better than
         the labelled ones.
         """
+        mean, std = self.predict(x)
+        half = self.half_width(std, level, beyond=beyond)
+        return mean - half, mean + half
+
+    def half_width(self, std: Tensor, level: float = 0.9, *, beyond: bool = False) -> Tensor:
+        """Half the :meth:`interval` of predictions with these sds, in the shape of ``std``."""
         if not 0 < level < 1:
             raise ValueError(f"level={level} must lie between 0 and 1")
-        mean, std = self.predict(x)
         k = math.sqrt(2) * float(torch.erfinv(torch.tensor(level, dtype=torch.float64)))
-        k = k * float(self.extrapolation) if beyond else k
-        return mean - k * std, mean + k * std
+        return k * (float(self.extrapolation) if beyond else 1.0) * std
 
     def save(self, folder: Path | str, name: str = "reward") -> None:
         """Write ``name.safetensors`` and ``name.json`` into a folder (made if missing)."""

@@ -9,6 +9,7 @@ domain refuses, do not count.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import polars as pl
@@ -21,7 +22,6 @@ from payoff.experiments.design.model import Model
 from payoff.experiments.progress import Reporter
 from payoff.guidance import ClassifierFree
 from payoff.rewards import LearnedReward
-from payoff.rewards.fitting import Z_LEVEL
 from payoff.samplers import SAMPLERS
 
 BLOCK = 1000  # designs selected at a time: what is drawn for them fits in memory, whatever is asked
@@ -93,6 +93,11 @@ class Proposer:
         self.network_calls = 0
         self.reward_calls = 0
 
+    @cached_property
+    def predicted(self) -> Tensor:
+        """Predicted scores of the data's own rows (n,), higher is better."""
+        return self.reward(self.job.x.double())
+
     def draw(self, aim: float, n: int, generator: torch.Generator) -> Draws:
         """Draw n samples at the aim (higher is better) and judge them."""
         label = self.model.label(aim).to(self.like)
@@ -116,10 +121,6 @@ class Proposer:
             refused[~fine] = f"impossible for {self.job.domain}"
         refused[~x.isfinite().all(1).numpy()] = "not finite"
         return Draws(x, mean, std, mean - self.config.pessimism * std, support, refused, shift)
-
-    def half_width(self, std: Tensor) -> Tensor:
-        """Half the 90 % interval of predictions with these sds, for designs beyond the labels."""
-        return Z_LEVEL * float(self.reward.extrapolation) * std
 
     def select(self, draws: Draws, count: int, taken: Tensor | None = None) -> Tensor:
         """The ``count`` best accepted rows by pessimistic score that keep apart from each other.
@@ -153,10 +154,9 @@ class Proposer:
 
 def sweep(proposer: Proposer, reporter: Reporter, generator: torch.Generator) -> list[Aim]:
     """Every aim between the better half of the rows and well beyond the best, judged."""
-    config, job = proposer.config, proposer.job
-    predicted = proposer.reward(job.x.double())
+    config = proposer.config
     scale, location = proposer.model.scale, proposer.model.location
-    top = (float(predicted.max()) - location) / scale + 2.5
+    top = (float(proposer.predicted.max()) - location) / scale + 2.5
     aims = [location + scale * float(a) for a in np.linspace(min(1.0, top), top, config.aims)]
     count = min(config.count, SWEEP_COUNT)
     found = []
@@ -223,7 +223,7 @@ def designs_frame(proposer: Proposer, draws: Draws) -> pl.DataFrame:
     """Designs in the input's own columns and units with what is known about them, best first."""
     job = proposer.job
     frame = job.codec.decode(draws.x)
-    half = proposer.half_width(draws.std)
+    half = proposer.reward.half_width(draws.std, beyond=True)
     low, high = draws.mean - half, draws.mean + half
     if job.table.minimize:
         low, high = high, low

@@ -113,31 +113,9 @@ def learn_reward(
         )
     with folder.replacing_files(STATE) as path:
         fitted.reward.save(path)
-    folder.write_json(f"{STATE}/fitted.json", reward_summary(fitted))
+    folder.write_json(f"{STATE}/fitted.json", fitted.summary())
     # what was saved, as a resumed run reads it: the two must not differ in the last digit
     return LearnedReward.load(state), folder.read_json(f"{STATE}/fitted.json")
-
-
-def reward_summary(fitted: FittedReward) -> dict[str, Any]:
-    """What the run record says about the learned score."""
-    candidates = [
-        {
-            "name": c.name,
-            "rank_correlation": c.spearman,
-            "rmse": c.rmse,
-            "r2": c.r2,
-            "coverage90": c.coverage,
-            "calibration": c.calibration,
-        }
-        for c in fitted.candidates
-    ]
-    return {
-        "chosen": fitted.chosen.name,
-        "reason": fitted.reason,
-        "noise_sd": float(fitted.reward.noise),
-        "extrapolation": float(fitted.reward.extrapolation),
-        "candidates": candidates,
-    }
 
 
 def train_model(

@@ -59,7 +59,7 @@ def sweep_frame(
         draws, score = aim.draws, job.table.to_score
         finite = draws.mean.isfinite()
         mean = float(draws.mean[finite].mean())
-        spread = float(proposer.half_width(draws.std[finite].mean()))
+        spread = float(proposer.reward.half_width(draws.std[finite].mean(), beyond=True))
         ends = sorted((score(mean - spread), score(mean + spread)))
         row: dict[str, Any] = {
             "aim": score(aim.aim),

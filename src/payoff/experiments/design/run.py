@@ -173,7 +173,7 @@ def _write(folder: RunFolder, proposer: Proposer, found: Found) -> None:
     folder.write_json("codec.json", job.codec.config())
     with folder.replacing("sweep.csv") as path:
         found.curve.write_csv(path)
-    predicted = job.table.to_score(reward(job.x.double()).numpy())
+    predicted = job.table.to_score(proposer.predicted.numpy())
     name = free_name("__predicted", job.table.frame)
     with folder.replacing("data.parquet") as path:
         job.table.frame.with_columns(pl.Series(name, predicted)).write_parquet(path)
