@@ -112,7 +112,7 @@ def scored(
     usable = values[fine]
     return frame, {
         "name": job.oracle.name,
-        "calls": len(values),
+        "calls": len(values) + (len(job.table) if job.domain in BUILT_IN else 0),
         "failed": failed,
         "first_failure": message,
         "median": float(np.nanmedian(values)) if np.isfinite(values).any() else None,
