@@ -22,8 +22,9 @@ LAYERS = (
     ("targets",),
     ("values", "metrics", "training"),
     ("guidance", "steering", "finetuning", "problems"),
-    ("domains",),
+    ("checks", "domains"),
     ("experiments", "report"),
+    ("commands",),
     ("cli",),
     ("__init__", "__main__"),
 )

@@ -1,26 +1,24 @@
-"""The command line: ``payoff design``, ``sample``, ``report``, ``list``.
+"""The command line: ``payoff design``, ``finetune``, ``compare``, ``sample``, ``report``, ``list``.
 
-Options are generated from the configuration dataclasses, so that a field, its help line and its
-default stand in one place. A mistake in the input is one message and exit code 2, without a
-traceback; Ctrl-C and SIGTERM leave a checkpoint and exit with 130.
+A mistake in the input is one message and exit code 2, without a traceback; Ctrl-C and SIGTERM
+leave a checkpoint and exit with 130.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import errno
-import inspect
 import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any
 
 import typer
 
 import payoff
+from payoff import commands
+from payoff.commands import CONTINUE, continuing, free_folder, preferred, with_options
 from payoff.errors import UserError
 from payoff.experiments.design.config import PRESETS, DesignConfig
 
@@ -32,60 +30,6 @@ app = typer.Typer(
 )
 
 STOPPED = 130  # exit code after Ctrl-C or SIGTERM
-_NAMES = {"identifiers": "--id", "minimize": "--minimize/--maximize"}
-_MULTIPLE = "; may be given several times"
-_CONTINUE: list[str] = []  # the command that continues what is running now
-
-
-def with_options(config: type) -> Callable[[Callable], Callable]:
-    """Replace a command's ``options`` argument by one option per field of the dataclass.
-
-    The command gets the options' values by name, and as ``given`` the names of those that the user
-    set, to a default or not.
-    """
-    hints = get_type_hints(config)
-
-    def option_of(field: dataclasses.Field) -> inspect.Parameter:
-        kind = hints[field.name]
-        is_list = kind == list[str]
-        default: Any = [] if is_list else field.default
-        flag = _NAMES.get(field.name, "--" + field.name.replace("_", "-"))
-        text = field.metadata["help"] + (_MULTIPLE if is_list else "")
-        shown = typer.Option(
-            flag,
-            help=text,
-            show_default=default is not None and default is not False and default != [],
-            metavar=field.metadata.get("metavar"),
-            rich_help_panel=field.metadata.get("group"),
-        )
-        annotation = Annotated[kind, shown]  # type: ignore[valid-type]
-        keyword = inspect.Parameter.KEYWORD_ONLY
-        return inspect.Parameter(field.name, keyword, default=default, annotation=annotation)
-
-    def decorate(command: Callable) -> Callable:
-        fields = [f for f in dataclasses.fields(config) if f.name != "source"]
-        names = {f.name for f in fields}
-
-        def wrapper(context: typer.Context, **values: Any) -> None:
-            options = {k: v for k, v in values.items() if k in names}
-            rest = {k: v for k, v in values.items() if k not in names}
-            sources = {k: context.get_parameter_source(k) for k in names}
-            given = {k for k, source in sources.items() if source and source.name != "DEFAULT"}
-            command(options=options, given=given, **rest)
-
-        passed = ("options", "given")
-        own = [p for p in inspect.signature(command).parameters.values() if p.name not in passed]
-        own_hints = get_type_hints(command, include_extras=True)
-        keyword = inspect.Parameter.KEYWORD_ONLY
-        own = [p.replace(annotation=own_hints[p.name], kind=keyword) for p in own]
-        context = inspect.Parameter("context", keyword, annotation=typer.Context)
-        parameters = [context, *own, *(option_of(f) for f in fields)]
-        wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        wrapper.__annotations__ = {p.name: p.annotation for p in parameters}
-        wrapper.__name__, wrapper.__doc__ = command.__name__, command.__doc__
-        return wrapper
-
-    return decorate
 
 
 # The heavy imports happen when a command runs, so that --help answers at once.
@@ -112,26 +56,28 @@ def design(
     quiet: Annotated[bool, typer.Option("--quiet", help="no progress")] = False,
 ) -> None:
     """Propose designs with a better score that still look like the data."""
-    if preset not in PRESETS:
-        raise UserError(f"--preset {preset}: choose one of {', '.join(PRESETS)}")
-    options |= {k: v for k, v in PRESETS[preset].items() if k not in given}
+    options = preferred(options, given, preset, PRESETS)
     config = DesignConfig(source=source, **options)
-    folder = out if out is not None else _free_folder(source, resume)
+    folder = out if out is not None else free_folder(source, resume)
 
     from payoff.experiments.design.run import design as run
     from payoff.report import build
 
-    _CONTINUE[:] = _continuing(sys.argv[1:], folder, out is not None)
+    CONTINUE[:] = continuing(sys.argv[1:], folder, out is not None)
     frame = run(config, folder, resume=resume, overwrite=overwrite, quiet=quiet)
-    _CONTINUE[:] = ["payoff", "report", str(folder)]
+    CONTINUE[:] = ["payoff", "report", str(folder)]
     report = build(folder)
     print(f"designs: {folder / 'designs.csv'} ({len(frame)})")
     print(f"report:  {report.resolve()}")
 
 
+app.command()(commands.finetune)
+app.command()(commands.compare)
+
+
 @app.command()
 def sample(
-    run: Annotated[Path, typer.Argument(help="the folder of a finished design run")],
+    run: Annotated[Path, typer.Argument(help="the folder of a finished run")],
     count: Annotated[int, typer.Option("--count", help="number of designs")] = 100,
     aim: Annotated[
         float | None, typer.Option("--aim", help="the score to aim at; default: the run's own")
@@ -148,7 +94,7 @@ def sample(
     if out is not None and not out.parent.is_dir():
         raise UserError(f"--out {out}: there is no folder {out.parent}")
 
-    from payoff.experiments.design.again import sample as draw
+    from payoff.experiments.again import sample as draw
 
     frame = draw(run, count=count, aim=aim, seed=seed, quiet=quiet)
     if out is None:
@@ -175,6 +121,42 @@ def report(
     print(f"report: {build(run).resolve()}")
 
 
+@app.command()
+def check(
+    part: Annotated[
+        str, typer.Argument(metavar="MODULE:NAME", help="your reward, network, sampler, …")
+    ],
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            "--kind",
+            help="reward, value, denoiser, sampler, schedule, process, method or network; "
+            "default: told from the part",
+        ),
+    ] = None,
+    shape: Annotated[
+        str | None,
+        typer.Option("--shape", help="shape of one row, such as 18 or 5,3; default: by trying"),
+    ] = None,
+    tokens: Annotated[
+        int | None, typer.Option("--tokens", help="size of the vocabulary, if rows are tokens")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="seed of everything that is drawn")] = 0,
+    calls: Annotated[
+        int | None,
+        typer.Option("--calls", help="rows of a reward, or calls of a part, that may be spent"),
+    ] = None,
+    seconds: Annotated[
+        float, typer.Option("--seconds", help="make no further call after this time")
+    ] = 120.0,
+) -> None:
+    """Hold your own part to the library's laws, and say which it breaks."""
+    from payoff.checks import command
+
+    limits: dict[str, Any] = {"calls": calls, "seconds": seconds}
+    raise typer.Exit(command(part, kind=kind, shape=shape, tokens=tokens, seed=seed, **limits))
+
+
 @app.command(name="list")
 def list_runs(
     folder: Annotated[Path, typer.Argument(help="where the runs are")] = Path("runs"),
@@ -193,15 +175,11 @@ def list_runs(
 
 def _told(path: Path) -> str:
     """A finished run in one line; a damaged one must not hide the others."""
+    from payoff.experiments.again import told
     from payoff.experiments.records import read_record
 
     try:
-        record = read_record(path)
-        designs, score, aim = record["designs"], record["score"], record["aim"]["chosen"]
-        return (
-            f"{record['created']}  {record['name']}: {designs['count']} designs, "
-            f"{score['direction']} {score['name']}, aim {aim:.4g}"
-        )
+        return told(read_record(path))
     except (UserError, KeyError, TypeError, ValueError):
         return "its run.json is damaged or of another version"
 
@@ -233,7 +211,7 @@ def main() -> None:
     except UserError as error:
         _fail(str(error))
     except (KeyboardInterrupt, typer.Abort):
-        hint = f"; continue with: {shlex.join(_CONTINUE)}" if _CONTINUE else ""
+        hint = f"; continue with: {shlex.join(CONTINUE)}" if CONTINUE else ""
         print(f"\npayoff: stopped{hint}", file=sys.stderr)
         sys.exit(STOPPED)
     except BrokenPipeError:
@@ -259,25 +237,6 @@ def _fail(message: str) -> None:
 
 def _interrupt(number: int, frame: Any) -> None:
     raise KeyboardInterrupt
-
-
-def _continuing(words: list[str], folder: Path, has_out: bool) -> list[str]:
-    """The command line that continues the one given: with --resume and the folder's name."""
-    kept = [w for w in words if w not in ("--resume", "--overwrite")]
-    return ["payoff", *kept, *([] if has_out else ["--out", str(folder)]), "--resume"]
-
-
-def _free_folder(source: str, resume: bool) -> Path:
-    """runs/NAME, or the first runs/NAME-2, -3, … that holds no run."""
-    from payoff.experiments.records import RECORD, REQUEST
-
-    stem, number = Path(source).stem or "table", 1
-    while True:
-        path = Path("runs") / (stem if number == 1 else f"{stem}-{number}")
-        used = (path / RECORD).exists() or (path / REQUEST).exists()
-        if not used or (resume and not (path / RECORD).exists()):
-            return path
-        number += 1
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ Guidance, fine-tuning and subspace encoders all take a Denoiser and return a Den
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -181,6 +181,44 @@ class Subspace(Denoiser):
         weight = ((alpha * sigma_data) ** 2 + sigma**2) / (sigma * sigma_data) ** 2
         error = (x0 - self(x_t, t, cond).x0).flatten(1).square().mean(1)
         return weight.clamp(max=100.0) * error
+
+
+class Corrected(Denoiser):
+    r"""A frozen denoiser plus a trainable correction of its clean estimate.
+
+    .. math:: \hat x_0 = \hat x_0^{base} + c_{out}\,F(c_{in}\,x_t,\ \lambda_t/8,\ \text{cond})
+
+    with the gains of :class:`NetDenoiser`; for masked tokens the network's logits are added to the
+    base's log-probabilities. A network whose last layer starts at zero leaves the base as it is,
+    so fine-tuning starts where it should: for a model too large to train, or one that has nothing
+    to train, such as the exact law of a problem.
+
+    Args:
+        base: any denoiser; it is frozen.
+        net: called as ``net(x (B, ...), noise_level (B,), cond)``, shape of x; for tokens
+            (B, L, V) logits from x_t (B, L).
+        sigma_data: standard deviation of the data per coordinate.
+    """
+
+    def __init__(self, base: Denoiser, net: nn.Module, sigma_data: float = 1.0) -> None:
+        super().__init__()
+        self.base, self.net, self.sigma_data = base.requires_grad_(False), net, sigma_data
+        self.process = base.process
+
+    def forward(self, x_t, t, cond=None):
+        before = self.base(x_t, t, cond)
+        if isinstance(before, TokenPrediction):
+            process = cast(MaskProcess, self.process)
+            level = process.schedule(t).expand(x_t.shape[0])
+            logits = before.log_probs.clamp(min=-30.0) + self.net(x_t, level, cond)
+            return TokenPrediction.of_logits(logits, x_t, process.space.mask_token)
+        alpha, sigma, log_snr = cast(GaussianProcess, self.process).schedule.levels(t)
+        a, s, d = expand_to(alpha, x_t), expand_to(sigma, x_t), self.sigma_data
+        c_in = (a * a * d * d + s * s) ** -0.5
+        level = torch.as_tensor(log_snr / 8, device=x_t.device).to(x_t.dtype)
+        out = self.net(c_in * x_t, level.expand(x_t.shape[0]), cond)
+        x0 = before.x0 + s * d * c_in * self.process.space.project(out, cond)
+        return Prediction(x0, x_t, alpha, sigma)
 
 
 def _orthonormal(columns: Tensor) -> Tensor:

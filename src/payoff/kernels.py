@@ -104,7 +104,9 @@ class GaussianKernel(Kernel):
                 "noise_floor"
             )
         wide = torch.promote_types(self.mean.dtype, torch.float32)
-        std = torch.as_tensor(self.std, device=self.mean.device)
+        # a plain number would become single precision
+        number = None if isinstance(self.std, Tensor) else wide
+        std = torch.as_tensor(self.std, dtype=number, device=self.mean.device)
         return std.to(torch.promote_types(std.dtype, wide)).expand(self.mean.shape[0])
 
 

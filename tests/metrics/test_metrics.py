@@ -19,6 +19,7 @@ from payoff.metrics import (
     mean_reward,
     moment_scores,
     path_kl,
+    paths,
     sliced_wasserstein,
     vendi_score,
     wasserstein,
@@ -232,3 +233,29 @@ def test_path_kl_needs_noise_and_one_grid() -> None:
         path_kl(DDIM(law, (1,), 4), DDIM(law, (1,), 4), 2)
     with pytest.raises(ValueError, match="same steps"):
         path_kl(Ancestral(law, (1,), 4), Ancestral(law, (1,), 5), 2)
+
+
+def test_paths_are_samples_with_their_divergence() -> None:
+    """The samples are those of the sampler itself, the divergences those of path_kl, in batches."""
+    problem = MixtureProblem.two_modes(temperature=0.5, dtype=F64)
+    mine = Ancestral(problem.tilted(), problem.shape, 20)
+    base = Ancestral(problem.base, problem.shape, 20)
+    x, kl = paths(mine, base, 50, generator=seeded(), batch_size=20)
+    assert torch.equal(x, mine.sample(50, generator=seeded(), batch_size=20))
+    assert kl.shape == (50,)
+    assert (kl >= 0).all()
+    assert path_kl(mine, base, 50, generator=seeded(), batch_size=20) == Estimate.of(kl)
+
+
+def test_paths_take_conditions_and_tokens() -> None:
+    cloud = CloudProblem(3, temperature=2.0, dtype=F64)
+    cond = {"mask": torch.tensor([[True, True, False], [True, True, True]])}
+    mine, base = (Ancestral(law, cloud.shape, 6) for law in (cloud.tilted(), cloud.base))
+    x, kl = paths(mine, base, 2, cond, generator=seeded(), batch_size=1)
+    assert (x[~cond["mask"]] == 0).all()
+    assert (kl > 0).all()
+    chain = TokenChain.random(3, 4, dtype=F64)
+    mine, base = (Ancestral(law, chain.shape, 4) for law in (chain.tilted(), chain.base))
+    x, kl = paths(mine, base, 9, generator=seeded())
+    assert ((x >= 0) & (x < 3)).all()
+    assert kl.isfinite().all()

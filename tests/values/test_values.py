@@ -175,3 +175,46 @@ def test_finish_draws_from_the_posterior() -> None:
     assert z.abs().max() < 4
     same = Heun(problem.base, problem.shape, 20).finish(x.repeat(2, 1), t)
     assert torch.equal(same[:3], same[3:])
+
+
+def test_known_scores_are_fitted_without_a_call() -> None:
+    """Scores that are given count, not the target's own; a failed one is left out."""
+    problem = MixtureProblem.two_modes()
+    never = FunctionReward(lambda x, cond: pytest.fail("the reward was called"))
+    value = Learned(ResidualMLP(1, width=8, depth=1), Target(problem.base, never))
+    scores = torch.full((200,), 1.5)
+    scores[::4] = math.nan
+    value.fit(torch.randn(200, 1), scores=scores, steps=20, generator=seeded())
+    assert float(value.offset) == pytest.approx(1.5, abs=1e-5)
+    found = value(torch.randn(5, 1), torch.tensor(0.5)).detach()
+    assert torch.allclose(found, torch.full((5,), 1.5), atol=0.05)
+
+
+@pytest.mark.parametrize("objective", ["soft", "mean"])
+def test_log_weights_stand_for_another_law(objective: str) -> None:
+    """Two scores in equal numbers, three quarters of the weight on one; −∞ is never drawn."""
+
+    class Constant(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.c = torch.nn.Parameter(torch.tensor(0.3))
+
+        def forward(self, x, level, cond):
+            return self.c.expand(len(x), 1)
+
+    problem = MixtureProblem.two_modes()
+    value = Learned(Constant(), problem, objective)
+    scores = torch.tensor([0.0, 1.0, 50.0]).repeat(300)
+    log_weights = torch.tensor([math.log(3.0), 0.0, -math.inf], dtype=F64).repeat(300)
+    value.fit(
+        torch.zeros(900, 1),
+        scores=scores,
+        log_weights=log_weights,
+        steps=300,
+        rate=0.02,
+        generator=seeded(),
+    )
+    expected = math.log(0.75 + 0.25 * math.e) if objective == "soft" else 0.25
+    assert float(value.offset) == pytest.approx(expected, abs=1e-5)
+    found = float(value(torch.zeros(1, 1), torch.tensor(0.5)).detach())
+    assert found == pytest.approx(expected, abs=0.08)

@@ -25,7 +25,12 @@ from payoff.errors import UserError
 
 RECORD, REQUEST = "run.json", "request.json"
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
-FOLDERS = ("state", "model", "reward")
+FOLDERS = ("state", "model", "reward", "base")
+RESULTS = (
+    *("designs.csv", "sweep.csv", "data.parquet", "codec.json", "report.html"),
+    *("base_designs.csv", "history.csv", "compare.csv", "table.csv", "table.md"),
+)
+"""What a run of any kind leaves beside its folders; a ledger stays, its answers remain true."""
 TABLE = "table"  # the entry of a request that stands for what the table holds
 _PACKAGES = ("torch", "numpy", "polars", "scikit-learn", "plotly", "aerosandbox", "neuralfoil")
 
@@ -173,8 +178,7 @@ class RunFolder:
 
     def _clear(self) -> None:
         # only what a run writes: a folder may hold the user's own files too
-        results = ("designs.csv", "sweep.csv", "data.parquet", "codec.json", "report.html")
-        for name in (RECORD, REQUEST, *results):
+        for name in (RECORD, REQUEST, *RESULTS):
             (self.path / name).unlink(missing_ok=True)
         self._discard_temporary()
         for name in FOLDERS:

@@ -10,7 +10,7 @@ from payoff.metrics.distances import (
 )
 from payoff.metrics.diversity import coverage, mean_pairwise_distance, vendi_score
 from payoff.metrics.estimate import Estimate, bootstrap
-from payoff.metrics.paths import mean_reward, path_kl
+from payoff.metrics.paths import mean_reward, path_kl, paths
 from payoff.metrics.weights import effective_sample_size, log_mean_exp, weighted_mean
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "mean_reward",
     "moment_scores",
     "path_kl",
+    "paths",
     "sliced_wasserstein",
     "vendi_score",
     "wasserstein",

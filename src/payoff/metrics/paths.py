@@ -40,9 +40,26 @@ def path_kl(
 
     Raises ValueError when the grids differ, or a kernel is deterministic (its KL is infinite).
     """
+    return Estimate.of(paths(sampler, base, n, cond, generator=generator, batch_size=batch_size)[1])
+
+
+@torch.no_grad()
+def paths(
+    sampler: Sampler,
+    base: Sampler,
+    n: int,
+    cond: Condition | None = None,
+    *,
+    generator: torch.Generator | None = None,
+    batch_size: int = 4096,
+) -> tuple[Tensor, Tensor]:
+    """Samples (n, ...) of ``sampler`` and how far each one's path diverged from the base's, (n,).
+
+    The mean of the second is :func:`path_kl`, which says what is required.
+    """
     if (sampler.steps, sampler.grid, sampler.shape) != (base.steps, base.grid, base.shape):
         raise ValueError("both samplers must have the same steps, grid and shape")
-    parts: list[Tensor] = []
+    ends, parts = list[Tensor](), list[Tensor]()
     for first in range(0, n, batch_size):
         k = min(batch_size, n - first)
         part = _rows(cond, first, k)
@@ -53,8 +70,9 @@ def path_kl(
             kernel = sampler.step(x, t, s, part, mine)
             total = total + kernel.kl(base.step(x, t, s, part, theirs))
             x = kernel.sample(generator=generator)
+        ends.append(x)
         parts.append(total)
-    return Estimate.of(torch.cat(parts))
+    return torch.cat(ends), torch.cat(parts)
 
 
 @torch.no_grad()

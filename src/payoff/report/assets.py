@@ -61,6 +61,7 @@ figcaption, .caption { color: var(--muted); font-size: 0.85rem; line-height: 1.4
 .foil.labelled .outline { stroke: var(--labelled); fill: none; }
 .foil.data .outline { stroke: var(--data); fill: none; }
 .foil .ghost { stroke: var(--labelled); fill: none; stroke-dasharray: 3 3; stroke-width: 1; }
+.keys { display: flex; flex-wrap: wrap; gap: 2px 18px; font-size: 0.8rem; max-width: none; }
 .scroll { overflow-x: auto; margin: 8px 0; border: 1px solid var(--rule); border-radius: 8px; }
 table { border-collapse: collapse; width: 100%; font-size: 0.85rem;
   font-variant-numeric: tabular-nums; }

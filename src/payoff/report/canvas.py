@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 
 from payoff.report.formatting import text
 from payoff.report.palette import LIGHT as COLOUR
-from payoff.report.run import Array, DesignRun
+from payoff.report.recorded import Array, Recorded
 
 FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
 
@@ -35,7 +35,7 @@ class Figure:
     caption: str
 
 
-def score_title(run: DesignRun, prefix: str = "") -> str:
+def score_title(run: Recorded, prefix: str = "") -> str:
     """The score's name and unit, for an axis; escaped."""
     unit = f" ({text(run.unit, 20)})" if run.unit else ""
     return f"{prefix}{text(run.score, 36)}{unit}"
@@ -103,6 +103,14 @@ def line(
         marker={"size": 5, "color": colour},
         hoverinfo="skip" if dash == "dot" else None,
     )
+
+
+def band(plot: go.Figure, x: Array, low: Array, high: Array, name: str, colour: str) -> None:
+    """Shade between two curves; ``colour`` is a transparent one of the palette."""
+    kept = np.isfinite(x) & np.isfinite(low) & np.isfinite(high)
+    edge: dict[str, Any] = {"mode": "lines", "line": {"width": 0}, "hoverinfo": "skip"}
+    plot.add_scatter(x=x[kept], y=low[kept], showlegend=False, **edge)
+    plot.add_scatter(x=x[kept], y=high[kept], fill="tonexty", fillcolor=colour, name=name, **edge)
 
 
 def robust_range(values: Array) -> tuple[float, float]:

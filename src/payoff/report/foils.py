@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,33 +29,69 @@ def drawn(run: DesignRun) -> str | None:
     names = {f.name for f in run.features}
     if run.get("domain") != "airfoils" or not names.issuperset(COLUMNS):
         return None
-    data, designs = _parameters(run.data), _parameters(run.designs)
     best = run.argbest(run.measured)
-    reference = None if best is None else coordinates(data[best : best + 1])[0]
-    foils = []
-    if reference is not None and best is not None:
+    reference = None
+    if best is not None:
         note = f"measured {number(run.measured[best])}"
-        foils.append(_Foil("best measured airfoil", note, reference, "labelled"))
-    whole = data[np.isfinite(data).all(axis=1)]
+        reference = Reference("best measured airfoil", note, run.data[best : best + 1])
+    notes = [_scores(run, i) for i in range(min(SHOWN, len(run.designs)))]
+    return multiples(run.data, run.designs, notes, reference)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The airfoil that the designs are drawn over.
+
+    Attributes:
+        title: what it is called.
+        note: a line about it.
+        row: its parameters, a frame of one row.
+    """
+
+    title: str
+    note: str
+    row: pl.DataFrame
+
+
+def multiples(
+    data: pl.DataFrame, designs: pl.DataFrame, notes: Sequence[str], reference: Reference | None
+) -> str | None:
+    """The first designs as small drawings at one scale, after the reference and the data's mean.
+
+    Args:
+        data: rows with the parameters of airfoils.
+        designs: the same columns, best first.
+        notes: what is written under each of the first designs; as many are drawn.
+        reference: what the designs are drawn over, or None.
+
+    Returns:
+        HTML, or None if nothing can be drawn.
+    """
+    rows, foils = _parameters(data), []
+    ghost = None if reference is None else coordinates(_parameters(reference.row))[0]
+    if reference is not None and ghost is not None:
+        foils.append(_Foil(reference.title, reference.note, ghost, "labelled"))
+    whole = rows[np.isfinite(rows).all(axis=1)]
     if len(whole):
         mean = coordinates(whole.mean(axis=0)[None])[0]
         foils.append(_Foil("mean of the data", "the average of every parameter", mean, "data"))
-    for i, outline in enumerate(coordinates(designs[:SHOWN])):
-        foils.append(_Foil(f"design {i + 1}", _scores(run, i), outline, "design"))
+    outlines = coordinates(_parameters(designs)[: len(notes)])
+    for i, (note, outline) in enumerate(zip(notes, outlines, strict=False)):
+        foils.append(_Foil(f"design {i + 1}", note, outline, "design"))
     foils = [f for f in foils if np.isfinite(f.outline).all()]
     if not foils:
         return None
     heights = np.concatenate([f.outline[:, 1] for f in foils])
     low, high = float(heights.min()) - _MARGIN, float(heights.max()) + _MARGIN
-    cells = "".join(_cell(f, reference, low, high) for f in foils)
-    ghost = (
-        " The thin dashed outline behind each design is the best measured airfoil."
+    cells = "".join(_cell(f, ghost, low, high) for f in foils)
+    told = (
+        f" The thin dashed outline behind each design is the {text(reference.title)}."
         if reference is not None
         else ""
     )
     return (
         f'<div class="foils">{cells}</div>'
-        f'<p class="caption">Drawn to one scale, with equal axes, chord from left to right.{ghost}'
+        f'<p class="caption">Drawn to one scale, with equal axes, chord from left to right.{told}'
         "</p>"
     )
 

@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 
 from payoff.report.formatting import count, duration, number, percent, plural, text
+from payoff.report.frame import Card
+from payoff.report.recorded import Recorded
 from payoff.report.run import DesignRun, median
 from payoff.rewards import spearman
 
 FEW = 3  # below this many points a rank correlation means nothing
 
 
-@dataclass(frozen=True)
-class Card:
-    """A key number: what it is, its value and a line about it, all HTML."""
-
-    name: str
-    value: str
-    note: str
-    kind: str = ""
-
-
-def with_unit(run: DesignRun, value: float | None) -> str:
+def with_unit(run: Recorded, value: float | None) -> str:
     """A score with its unit."""
     if value is None or not run.unit:
         return number(value)
@@ -161,7 +151,7 @@ def candidates(run: DesignRun) -> list[dict[str, object]]:
     return [c for c in listed if isinstance(c, dict)] if isinstance(listed, list) else []
 
 
-def total_time(run: DesignRun) -> float | None:
+def total_time(run: Recorded) -> float | None:
     """Seconds for the whole run: as recorded, or the sum of the stages."""
     timings = run.get("timings")
     if not isinstance(timings, dict):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -15,57 +18,79 @@ from payoff.report.run import Array, DesignRun, median
 BINS = 36
 
 
+@dataclass(frozen=True)
+class Sample:
+    """Values whose histogram is drawn: their name, one of them, a colour of the palette."""
+
+    name: str
+    values: Array
+    noun: str
+    colour: str
+
+
 def histograms(run: DesignRun) -> Figure:
     """Scores of data, labelled rows and designs, one above the other on one axis."""
-    rows = [
-        ("Data, predicted", run.data_predicted, "data"),
-        ("Labelled rows, measured", run.measured, "labelled"),
-        ("Designs, predicted", run.predicted, "designs"),
+    samples = [
+        Sample("Data, predicted", run.data_predicted, "row", "data"),
+        Sample("Labelled rows, measured", run.measured, "row", "labelled"),
+        Sample("Designs, predicted", run.predicted, "design", "designs"),
     ]
     if run.oracle is not None:
-        rows.append(("Designs, true", run.oracle, "oracle"))
-    rows = [(name, v[np.isfinite(v)], colour) for name, v, colour in rows]
+        samples.append(Sample("Designs, true", run.oracle, "design", "oracle"))
+    return stacked("scores", samples, score_title(run), short(run.score, 30))
+
+
+def stacked(key: str, samples: Sequence[Sample], title: str, subject: str) -> Figure:
+    """Histograms one above the other on one axis, each with its median.
+
+    Args:
+        key: the figure's id.
+        samples: what is drawn; those without a finite value are left out.
+        title: of the axis, escaped.
+        subject: what the values are, plain text.
+    """
+    rows = [(s, s.values[np.isfinite(s.values)]) for s in samples]
     rows = [row for row in rows if len(row[1])]
-    edges = _edges([values for _, values, _ in rows])
+    edges = _edges([values for _, values in rows])
     plot = make_subplots(
         rows=max(len(rows), 1), cols=1, shared_xaxes=True, vertical_spacing=0.13, figure=base(10)
     )
     beyond = 0
-    for i, (name, values, colour) in enumerate(rows, start=1):
+    for i, (sample, values) in enumerate(rows, start=1):
         inside = values[(values >= edges[0]) & (values <= edges[-1])]
         beyond += len(values) - len(inside)
         counts = np.histogram(inside, edges)[0]
         share = 100 * counts / len(values)
         hover = [
-            f"{name}<br>{number(a)} to {number(b)}: {count(int(c))} of {count(len(values))}"
+            f"{sample.name}<br>{number(a)} to {number(b)}: {count(int(c))} of {count(len(values))}"
             for a, b, c in zip(edges, edges[1:], counts, strict=False)
         ]
         plot.add_bar(
             x=(edges[1:] + edges[:-1]) / 2,
             y=share,
             width=edges[1] - edges[0],
-            marker={"color": COLOUR[colour], "line": {"width": 0}},
+            marker={"color": COLOUR[sample.colour], "line": {"width": 0}},
             hovertext=hover,
             hoverinfo="text",
             row=i,
             col=1,
         )
         middle = median(values)
-        noun = "design" if name.startswith("Designs") else "row"
         plot.add_vline(
             x=middle, line={"color": COLOUR["ink"], "width": 1.5}, row=i, col=1, opacity=0.9
         )
-        _row_label(plot, i, f"<b>{name}</b>  {plural(len(values), noun)}, median {number(middle)}")
+        many = plural(len(values), sample.noun)
+        _row_label(plot, i, f"<b>{sample.name}</b>  {many}, median {number(middle)}")
     plot.update_layout(height=50 + 110 * max(len(rows), 1), showlegend=False, bargap=0)
     plot.update_xaxes(range=[edges[0], edges[-1]])
     plot.update_yaxes(showticklabels=False, ticks="", showgrid=False, showline=False, nticks=3)
-    plot.update_xaxes(title_text=score_title(run), row=max(len(rows), 1), col=1)
+    plot.update_xaxes(title_text=title, row=max(len(rows), 1), col=1)
     caption = (
         "Each histogram is scaled to its own number of rows; the vertical line is its median."
         + (f" {plural(beyond, 'value')} outside the drawn range." if beyond else "")
     )
-    parts = "; ".join(f"{name}: median {number(median(v))}" for name, v, _ in rows)
-    return Figure("scores", plot, f"Histograms of {short(run.score, 30)}. {parts}.", caption)
+    parts = "; ".join(f"{s.name}: median {number(median(v))}" for s, v in rows)
+    return Figure(key, plot, f"Histograms of {subject}. {parts}.", caption)
 
 
 def truth(run: DesignRun) -> Figure:

@@ -24,6 +24,7 @@ from payoff.report.formatting import (
     text,
 )
 from payoff.report.prose import candidates
+from payoff.report.recorded import REPORT, Recorded
 from payoff.report.run import DesignRun
 
 TOP_ROWS = 20
@@ -67,20 +68,20 @@ def top_designs(run: DesignRun) -> str:
     low, high = run.judged["predicted_low"][:n], run.judged["predicted_high"][:n]
     written: dict[str, list[Cell]] = {
         "#": [(str(i + 1), float(i + 1)) for i in range(n)],
-        "predicted": _numbers(run.predicted[:n]),
+        "predicted": number_cells(run.predicted[:n]),
         "90 % interval": [
-            (f"{a} … {b}", _plain(float(key)))
+            (f"{a} … {b}", as_number(float(key)))
             for a, b, key in zip(aligned(low), aligned(high), low, strict=True)
         ],
     }
     if run.oracle is not None:
-        written["true"] = _numbers(run.oracle[:n])
+        written["true"] = number_cells(run.oracle[:n])
     if run.valid is not None:
         written["valid"] = [("yes" if v else "<b>no</b>", None) for v in run.valid[:n]]
     for name in ("novelty", "support"):
-        written[name] = _numbers(run.judged[name][:n], 3)
+        written[name] = number_cells(run.judged[name][:n], 3)
     heads = [*written, *(text(f.name, 32) for f in shown)]
-    cells = [*written.values(), *(_cells(run.designs[f.name][:n]) for f in shown)]
+    cells = [*written.values(), *(column_cells(run.designs[f.name][:n]) for f in shown)]
     rows = zip(*cells, strict=True)
     notes = []
     if len(run.predicted) > TOP_ROWS:
@@ -102,15 +103,14 @@ def reward_candidates(run: DesignRun) -> str:
         chosen = candidate.get("name") == run.get("reward", "chosen")
         name = text(candidate.get("name", ""), 40)
         shown = f'<b>{name}</b> <span class="tag">chosen</span>' if chosen else name
-        rank, rmse, r2, cover = (
-            _plain(candidate.get(key)) for key in ("rank_correlation", "rmse", "r2", "coverage90")
-        )
+        keys = ("rank_correlation", "rmse", "r2", "coverage90")
+        rank, rmse, r2, cover = (as_number(candidate.get(key)) for key in keys)
         rows.append(
             [
                 (shown, None),
-                _number(rank, 3),
-                _number(rmse),
-                _number(r2, 3),
+                number_cell(rank, 3),
+                number_cell(rmse),
+                number_cell(r2, 3),
                 (percent(cover), cover),
             ]
         )
@@ -129,14 +129,14 @@ def pairs(entries: dict[str, Any]) -> str:
     return (table(["setting", "value"], rows) if rows else "<p>Not recorded.</p>") + note
 
 
-def columns(run: DesignRun) -> str:
+def columns(run: Recorded) -> str:
     """The input columns and how each was treated."""
     listed = run.get("data", "columns")
     entries = [c for c in listed if isinstance(c, dict)] if isinstance(listed, list) else []
     rows: list[list[Cell]] = []
     for entry in entries[:LISTED]:
         levels = entry.get("levels")
-        low, high = _plain(entry.get("low")), _plain(entry.get("high"))
+        low, high = as_number(entry.get("low")), as_number(entry.get("high"))
         if levels:
             values = text(", ".join(str(v) for v in levels), 80)
         elif low is not None and high is not None:
@@ -155,20 +155,22 @@ def columns(run: DesignRun) -> str:
     return table(["column", "kind", "values"], rows) + note
 
 
-def timings(run: DesignRun) -> str:
+def timings(run: Recorded) -> str:
     """Stages and their times."""
     found = run.get("timings")
     stages = found if isinstance(found, dict) else {}
     rows: list[list[Cell]] = [
-        [(text(name, 60), None), (duration(v), _plain(v))] for name, v in stages.items()
+        [(text(name, 60), None), (duration(v), as_number(v))] for name, v in stages.items()
     ]
     return table(["stage", "time"], rows) if rows else ""
 
 
-def files(folder: Path, skip: str) -> str:
-    """The files of the run folder, with sizes."""
+def files(folder: Path, *, nested: bool = True) -> str:
+    """The files of the run folder, with sizes; ``nested``: those of its folders too."""
     found = sorted(
-        p for p in folder.rglob("*") if p.is_file() and p.name != skip and p.name[:1] != "."
+        p
+        for p in (folder.rglob("*") if nested else folder.glob("*"))
+        if p.is_file() and p.name != REPORT and p.name[:1] != "."
     )
     rows: list[list[Cell]] = [
         [(text(p.relative_to(folder).as_posix(), 80), None), (file_size(n), float(n))]
@@ -177,7 +179,7 @@ def files(folder: Path, skip: str) -> str:
     return table(["file", "size"], rows)
 
 
-def command(run: DesignRun) -> str:
+def command(run: Recorded) -> str:
     """The command to reproduce the run, as text."""
     given = run.get("command")
     if isinstance(given, list):
@@ -212,16 +214,18 @@ def _flatten(entries: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, s
             yield f"{prefix}{key}", text(value, 120) if isinstance(value, str) else cell(value)
 
 
-def _plain(value: Any) -> float | None:
+def as_number(value: Any) -> float | None:
+    """A finite number as a float; None for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return float(value) if math.isfinite(value) else None
 
 
-def _numbers(values: Iterable[Any], digits: int = DIGITS) -> list[Cell]:
+def number_cells(values: Iterable[Any], digits: int = DIGITS) -> list[Cell]:
+    """A column of numbers, with the same number of decimals."""
     values = list(values)
     return [
-        (s, _plain(v)) for s, v in zip(aligned(values, digits), map(_float, values), strict=True)
+        (s, as_number(v)) for s, v in zip(aligned(values, digits), map(_float, values), strict=True)
     ]
 
 
@@ -229,13 +233,14 @@ def _float(value: Any) -> float | None:
     return None if value is None else float(value)
 
 
-def _cells(column: pl.Series) -> list[Cell]:
+def column_cells(column: pl.Series) -> list[Cell]:
     """A user's column, as cells."""
     if column.dtype.is_float():
-        return _numbers(column.to_list())
-    return [(cell(v), _plain(v)) for v in column.to_list()]
+        return number_cells(column.to_list())
+    return [(cell(v), as_number(v)) for v in column.to_list()]
 
 
-def _number(value: Any, digits: int = 4) -> Cell:
-    plain = _float(value)
-    return number(plain, digits), _plain(plain)
+def number_cell(value: Any, digits: int = 4) -> Cell:
+    """A number on its own."""
+    found = _float(value)
+    return number(found, digits), as_number(found)

@@ -7,25 +7,31 @@ from payoff.rewards.base import FunctionReward, Reward
 from payoff.rewards.ensemble import Ensemble
 from payoff.rewards.fitting import Candidate, FittedReward, fit_reward, spearman
 from payoff.rewards.learned import LearnedReward, Ridge
+from payoff.rewards.ledger import Entry, Ledger
 from payoff.rewards.metered import BudgetSpent, Meter, Metered
+from payoff.rewards.remembered import Remembered, design_keys
 
 __all__ = [
     "BudgetSpent",
     "Candidate",
     "Clip",
     "Ensemble",
+    "Entry",
     "FittedReward",
     "FunctionReward",
     "Gate",
     "LearnedReward",
+    "Ledger",
     "Meter",
     "Metered",
     "Negate",
     "Product",
+    "Remembered",
     "Reward",
     "Ridge",
     "Scale",
     "Sum",
+    "design_keys",
     "fit_reward",
     "spearman",
 ]

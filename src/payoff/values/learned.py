@@ -101,34 +101,48 @@ class Learned(nn.Module, Value):
         x0: Tensor,
         cond: Condition | None = None,
         *,
+        scores: Tensor | None = None,
+        log_weights: Tensor | None = None,
         steps: int = 1000,
         batch_size: int = 256,
         rate: float = 2e-3,
         generator: torch.Generator | None = None,
         progress: Callable[[int, float], None] | None = None,
     ) -> Learned:
-        """Fit to clean samples x0 (n, ...) of the base model, each scored once.
+        """Fit to clean samples x0 (n, ...), each scored once.
 
-        Samples whose reward failed (NaN) are left out. ``progress(step, loss)`` is called now and
-        then. Adam with a cosine rate from ``rate`` to 0.
+        Adam with a cosine rate from ``rate`` to 0. Samples whose reward failed (NaN) are left out.
+
+        Args:
+            x0: (n, ...), of the base model unless there are weights.
+            cond: their conditions.
+            scores: r/τ (n,) where they are known already; else the target's reward is called.
+            log_weights: (n,) for samples of another law than the base.
+            steps: of the optimiser.
+            batch_size: samples a step.
+            rate: the first learning rate.
+            generator: of batches, times and noise.
+            progress: called as progress(step, loss) now and then.
+
+        Raises ValueError when every score is NaN.
         """
-        score = self._scores(x0, cond)
-        usable = torch.nonzero(~score.isnan())[:, 0]
-        if len(usable) == 0:
+        score = self._scores(x0, cond) if scores is None else scores
+        rows = torch.nonzero(~score.isnan())[:, 0]
+        if len(rows) == 0:
             raise ValueError("every reward evaluation failed (NaN): there is nothing to fit to")
-        known = score[usable]
-        soft = known.logsumexp(0) - math.log(len(known))
-        self.offset.copy_(soft if self.objective == "soft" else known.mean())
+        logs = torch.zeros_like(score) if log_weights is None else log_weights
+        weights = logs[rows].double().softmax(0)
+        self._start_at(score[rows].double(), weights)
         optimiser = torch.optim.Adam(self.parameters(), rate)
         decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
         where = generator.device if generator is not None else x0.device
         for step in range(steps):
-            pick = torch.randint(len(usable), (batch_size,), generator=generator, device=where)
-            rows = usable[pick.to(usable.device)]
+            pick = torch.multinomial(weights.to(where), batch_size, True, generator=generator)
+            batch = rows[pick.to(rows.device)]
             t = torch.rand(batch_size, generator=generator, device=where).to(x0.device)
             t = t.to(score.dtype)
-            part = None if cond is None else {k: v[rows] for k, v in cond.items()}
-            loss = self.loss(x0[rows], score[rows], t, part, generator=generator).mean()
+            part = None if cond is None else {k: v[batch] for k, v in cond.items()}
+            loss = self.loss(x0[batch], score[batch], t, part, generator=generator).mean()
             optimiser.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(self.parameters(), 1.0)
@@ -137,6 +151,11 @@ class Learned(nn.Module, Value):
             if progress is not None and step % 50 == 0:
                 progress(step, float(loss.detach()))
         return self
+
+    def _start_at(self, scores: Tensor, weights: Tensor) -> None:
+        """The best constant as the offset."""
+        soft = (scores + weights.log()).logsumexp(0)
+        self.offset.copy_(soft if self.objective == "soft" else (weights * scores).sum())
 
     @torch.no_grad()
     def _scores(self, x0: Tensor, cond: Condition | None, batch_size: int = 4096) -> Tensor:

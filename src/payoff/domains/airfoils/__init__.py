@@ -28,15 +28,26 @@ from payoff.domains.airfoils.geometry import (
     surfaces,
     thickness,
 )
+from payoff.domains.airfoils.rewards import (
+    ALPHA,
+    MIN_CONFIDENCE,
+    RE,
+    REWARDS,
+    NamedReward,
+    TrustedLiftToDrag,
+)
 from payoff.domains.vectors.domain import VectorDomain
 from payoff.domains.vectors.table import Table, read_table
 from payoff.errors import UserError
 
 __all__ = [
     "COLUMNS",
+    "REWARDS",
     "AirfoilDomain",
     "AirfoilFlow",
     "LiftToDrag",
+    "NamedReward",
+    "TrustedLiftToDrag",
     "aerodynamics",
     "airfoil_table",
     "coordinates",
@@ -49,10 +60,7 @@ __all__ = [
     "valid",
 ]
 
-ALPHA = 5.0
-RE = 1e6
 MODEL = "large"
-MIN_CONFIDENCE = 0.9
 Array = npt.NDArray[np.float64]
 
 

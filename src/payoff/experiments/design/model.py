@@ -128,11 +128,11 @@ def train_model(
     location, scale = float(predicted.mean()), max(float(predicted.std()), 1e-12)
     whitening = Whitening(job.x) if config.network == "mlp" else None
     z = job.x if whitening is None else whitening.encode(job.x)
-    held = [s for c in job.codec.codes if c.fixed is not None for s in _slots(c)]
+    held = held_slots(job)
     label = torch.cat([((predicted - location) / scale)[:, None].to(job.x), job.x[:, held]], dim=1)
     dtype = torch.float64 if config.precision == 64 else torch.float32
     denoiser = build_denoiser(z, label.shape[1], config).to(config.device, dtype)
-    trained = _fitted(
+    trained = fitted(
         denoiser,
         z.to(config.device, dtype),
         label.to(config.device, dtype),
@@ -140,21 +140,29 @@ def train_model(
         folder.path / STATE / "training.pt",
         reporter,
     )
-    values = _held_values(job, held)
+    values = held_values(job, held)
     model = Model(trained, whitening, z.shape[1], location, scale, held, values)
     model.save(folder)
     return Model.load(folder.path / MODEL, config.device)
 
 
-def _fitted(
+def fitted(
     denoiser: Denoiser,
     z: Tensor,
-    label: Tensor,
+    label: Tensor | None,
     config: DesignConfig,
     checkpoint: Path,
     reporter: Reporter,
+    title: str = "training the model",
 ) -> Denoiser:
-    with reporter.bar("training the model", config.steps) as advance, held_back() as ask:
+    """The denoiser trained on rows z (n, d) and their labels, continued from the checkpoint.
+
+    Without labels the model is unconditional; with them, ν is added to the first column.
+
+    Raises:
+        UserError: the training diverged.
+    """
+    with reporter.bar(title, config.steps) as advance, held_back() as ask:
 
         def progress(step: int, steps: int, loss: float) -> None:
             advance(step)
@@ -164,7 +172,7 @@ def _fitted(
             return fit(
                 denoiser,
                 z,
-                {"label": label},
+                None if label is None else {"label": label},
                 _fit_config(config),
                 checkpoint=checkpoint,
                 resume=True,
@@ -212,6 +220,8 @@ def _fit_config(config: DesignConfig) -> FitConfig:
 
 
 def _noisy(cond: dict[str, Tensor], nu: float, generator: torch.Generator) -> dict[str, Tensor]:
+    if "label" not in cond:
+        return cond
     label = cond["label"].clone()
     noise = torch.randn(label.shape[0], generator=generator).to(label)
     label[:, 0] += nu * noise
@@ -222,7 +232,13 @@ def _slots(code: Code) -> range:
     return range(code.start, code.start + code.slots)
 
 
-def _held_values(job: Job, held: list[int]) -> list[float]:
+def held_slots(job: Job) -> list[int]:
+    """The slots of the columns that the user holds fixed."""
+    return [s for c in job.codec.codes if c.fixed is not None for s in _slots(c)]
+
+
+def held_values(job: Job, held: list[int]) -> list[float]:
+    """What those slots are held at."""
     if not held:
         return []
     # any row decodes to the fixed values, so its encoding has them

@@ -1,0 +1,188 @@
+"""The commands that learn: ``payoff finetune`` and ``compare``, and what commands share.
+
+Options are generated from the configuration dataclasses, so that a field, its help line and its
+default stand in one place.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from payoff.errors import UserError
+from payoff.experiments.compare.config import PRESETS as COMPARE_PRESETS
+from payoff.experiments.compare.config import CompareConfig
+from payoff.experiments.finetune.config import PRESETS, TuneConfig
+from payoff.finetuning.config import FinetuneConfig
+
+_NAMES = {"identifiers": "--id", "settings": "--set", "minimize": "--minimize/--maximize"}
+_MULTIPLE = "; may be given several times"
+CONTINUE: list[str] = []  # the command that continues what is running now
+
+
+def with_options(*configs: type, group: str | None = None) -> Callable[[Callable], Callable]:
+    """Replace a command's ``options`` argument by one option per field of the dataclasses.
+
+    The command gets the options' values by name, and as ``given`` the names of those that the user
+    set, to a default or not. Fields without a group of their own stand under ``group`` in the help.
+    """
+
+    def decorate(command: Callable) -> Callable:
+        parameters = [p for config in configs for p in _parameters(config, group)]
+        names = {p.name for p in parameters}
+
+        def wrapper(context: typer.Context, **values: Any) -> None:
+            options = {k: v for k, v in values.items() if k in names}
+            rest = {k: v for k, v in values.items() if k not in names}
+            sources = {k: context.get_parameter_source(k) for k in names}
+            given = {k for k, source in sources.items() if source and source.name != "DEFAULT"}
+            command(options=options, given=given, **rest)
+
+        passed = ("options", "given")
+        own = [p for p in inspect.signature(command).parameters.values() if p.name not in passed]
+        own_hints = get_type_hints(command, include_extras=True)
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        own = [p.replace(annotation=own_hints[p.name], kind=keyword) for p in own]
+        context = inspect.Parameter("context", keyword, annotation=typer.Context)
+        every = [context, *own, *parameters]
+        wrapper.__signature__ = inspect.Signature(every)  # type: ignore[attr-defined]
+        wrapper.__annotations__ = {p.name: p.annotation for p in every}
+        wrapper.__name__, wrapper.__doc__ = command.__name__, command.__doc__
+        return wrapper
+
+    return decorate
+
+
+def _parameters(config: type, group: str | None) -> Iterator[inspect.Parameter]:
+    """One keyword parameter a field, annotated as typer wants it."""
+    hints = get_type_hints(config)
+    for field in dataclasses.fields(config):
+        if field.name == "source":
+            continue
+        kind = hints[field.name]
+        is_list = kind == list[str]
+        default: Any = [] if is_list else field.default
+        shown = typer.Option(
+            _NAMES.get(field.name, "--" + field.name.replace("_", "-")),
+            help=field.metadata["help"] + (_MULTIPLE if is_list else ""),
+            show_default=default is not None and default is not False and default != [],
+            metavar=field.metadata.get("metavar"),
+            rich_help_panel=field.metadata.get("group", group),
+        )
+        annotation = Annotated[kind, shown]  # type: ignore[valid-type]
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        yield inspect.Parameter(field.name, keyword, default=default, annotation=annotation)
+
+
+# The heavy imports happen when a command runs, so that --help answers at once.
+
+Out = Annotated[Path | None, typer.Option("--out", help="folder of the run; default: runs/NAME")]
+Preset = Annotated[
+    str, typer.Option("--preset", help="default, or toy: seconds instead of minutes")
+]
+Resume = Annotated[bool, typer.Option("--resume", help="continue an interrupted run in --out")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace an earlier run in --out")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="no progress")]
+
+
+@with_options(TuneConfig, FinetuneConfig, group="The learning")
+def finetune(
+    source: Annotated[str, typer.Argument(help="a CSV, TSV or Parquet table, or: airfoils")],
+    options: dict[str, Any],
+    given: set[str],
+    out: Out = None,
+    preset: Preset = "default",
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Tune a generative model of designs towards a reward, black box or not."""
+    options = preferred(options, given, preset, PRESETS)
+    config = TuneConfig(source=source, **_of(TuneConfig, options))
+    loop = FinetuneConfig(**_of(FinetuneConfig, options))
+    folder = out if out is not None else free_folder(f"{Path(source).stem}-{config.method}", resume)
+
+    from payoff.experiments.finetune import finetune as run
+
+    CONTINUE[:] = continuing(sys.argv[1:], folder, out is not None)
+    frame = run(config, loop, folder, resume=resume, overwrite=overwrite, quiet=quiet)
+    print(f"designs: {folder / 'designs.csv'} ({len(frame)})")
+    print(f"history: {folder / 'history.csv'}")
+    _report(folder)
+
+
+@with_options(CompareConfig)
+def compare(
+    source: Annotated[
+        str,
+        typer.Argument(help="airfoils, a table, or a closed form: mixture, subspace, chain"),
+    ],
+    options: dict[str, Any],
+    given: set[str],
+    out: Out = None,
+    preset: Preset = "default",
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Compare fine-tuning methods at equal numbers of reward calls."""
+    options = preferred(options, given, preset, COMPARE_PRESETS)
+    config = CompareConfig(source=source, **options)
+    folder = out if out is not None else free_folder(f"compare-{Path(source).stem}", resume)
+
+    from payoff.experiments.compare import compare as run
+
+    CONTINUE[:] = continuing(sys.argv[1:], folder, out is not None)
+    run(config, folder, resume=resume, overwrite=overwrite, quiet=quiet)
+    print((folder / "table.md").read_text(encoding="utf-8"))
+    print(f"table: {folder / 'table.csv'}")
+    print(f"cells: {folder / 'compare.csv'}")
+    _report(folder)
+
+
+def _report(folder: Path) -> None:
+    """Write the report of a run that is finished."""
+    from payoff.report import build
+
+    CONTINUE[:] = ["payoff", "report", str(folder)]
+    print(f"report: {build(folder).resolve()}")
+
+
+def preferred(
+    options: dict[str, Any], given: set[str], preset: str, presets: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
+    """The options with the preset's values wherever the user set nothing."""
+    if preset not in presets:
+        raise UserError(f"--preset {preset}: choose one of {', '.join(presets)}")
+    return options | {k: v for k, v in presets[preset].items() if k not in given}
+
+
+def _of(config: type, options: dict[str, Any]) -> dict[str, Any]:
+    """Those of the options that are the dataclass's."""
+    names = {field.name for field in dataclasses.fields(config)}
+    return {k: v for k, v in options.items() if k in names}
+
+
+def continuing(words: list[str], folder: Path, has_out: bool) -> list[str]:
+    """The command line that continues the one given: with --resume and the folder's name."""
+    kept = [w for w in words if w not in ("--resume", "--overwrite")]
+    return ["payoff", *kept, *([] if has_out else ["--out", str(folder)]), "--resume"]
+
+
+def free_folder(source: str, resume: bool) -> Path:
+    """runs/NAME, or the first runs/NAME-2, -3, … that holds no run."""
+    from payoff.experiments.records import RECORD, REQUEST
+
+    stem, number = Path(source).stem or "table", 1
+    while True:
+        path = Path("runs") / (stem if number == 1 else f"{stem}-{number}")
+        used = (path / RECORD).exists() or (path / REQUEST).exists()
+        if not used or (resume and not (path / RECORD).exists()):
+            return path
+        number += 1

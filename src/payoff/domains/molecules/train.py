@@ -1,0 +1,330 @@
+r"""Training the molecule generator, for as long as one likes.
+
+    python -m payoff.domains.molecules.train --out runs/qm9 --resume
+
+The run folder holds ``checkpoint.pt`` (resumable to the step), ``log.jsonl`` (one line per reading
+of the loss and per evaluation, with the CPU seconds trained so far) and ``model/`` (the averaged
+denoiser, to be loaded with :func:`~payoff.pretrained.from_pretrained`). Ctrl-C and SIGTERM end the
+run after a checkpoint.
+
+No length has to be fixed in advance. The learning rate falls as
+:math:`\eta/\sqrt{\max(k/k_0, 1)}` and the weights are averaged over a window that grows with the
+run: step k counts with weight :math:`k^\gamma`, so the window is a fixed share of the steps so far.
+
+Reference: Analyzing and Improving the Training Dynamics of Diffusion Models (Karras, Aittala,
+Lehtinen, Hellsten, Aila, Laine, 2024), equation 123 and section 3.1. Optimiser: Muon: An optimizer
+for hidden layers in neural networks (Jordan et al., 2024).
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import dataclasses
+import json
+import math
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from payoff.configs import from_dict, option, to_dict
+from payoff.denoisers import NetDenoiser
+from payoff.domains.molecules.batches import Batches
+from payoff.domains.molecules.codecs import CODECS
+from payoff.domains.molecules.evaluate import evaluate
+from payoff.domains.molecules.qm9 import load_qm9, split
+from payoff.errors import UserError
+from payoff.nets.equivariant import EquivariantTransformer
+from payoff.pretrained import save_pretrained
+from payoff.processes import GaussianProcess
+from payoff.schedules import LogLinear
+from payoff.training.checkpoints import load_checkpoint, save_checkpoint
+
+CHECKPOINT, LOG, MODEL = "checkpoint.pt", "log.jsonl", "model"
+GAMMA = 6.94  # the averaging window's standard deviation is a tenth of the run
+
+
+@dataclasses.dataclass
+class TrainConfig:
+    """Options of a training run. What shapes the result is kept with the checkpoint."""
+
+    codec: str = option("united", "state space: united or all (atoms)")
+    part: str = option("train", "part of QM9: train, first_half, second_half")
+    width: int = option(192, "width of the network's scalars")
+    depth: int = option(8, "number of blocks")
+    pair_width: int = option(64, "width of a pair's feature")
+    vectors: int = option(32, "vector channels of a node")
+    batch_size: int = option(256, "molecules a step")
+    learning_rate: float = option(1e-3, "peak learning rate")
+    hold: int = option(10_000, "steps at the peak rate, which then falls as 1/sqrt(step)")
+    warmup: int = option(300, "steps of linear warm-up")
+    optimizer: str = option("muon", "muon (matrices; AdamW for the rest) or adamw")
+    weight_decay: float = option(0.01, "decoupled weight decay")
+    gradient_clip: float = option(2.0, "largest gradient norm")
+    log_snr_mean: float = option(2.0, "centre of the noise levels trained on, in log-SNR")
+    log_snr_sd: float = option(3.0, "their standard deviation")
+    seed: int = option(0, "seed of weights, batches and noise")
+    precision: str = option("bf16", "of the matrix products in training: bf16 or fp32")
+    compile: bool = option(True, "compile the network (a minute or two at the start)")
+    steps: int = option(0, "end after this many steps; 0 = never")
+    minutes: float = option(0.0, "end after this many minutes of this process; 0 = never")
+    log_every: int = option(200, "steps between two readings of the loss")
+    checkpoint_minutes: float = option(5.0, "minutes between two checkpoints")
+    evaluate_minutes: float = option(20.0, "minutes between two evaluations; 0 = none")
+    samples: int = option(500, "molecules drawn at an evaluation")
+
+    def __post_init__(self) -> None:
+        for name, known in (
+            ("codec", tuple(CODECS)),
+            ("optimizer", ("muon", "adamw")),
+            ("precision", ("bf16", "fp32")),
+        ):
+            if getattr(self, name) not in known:
+                raise UserError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
+
+
+SHAPING = ("codec", "part", "width", "depth", "pair_width", "vectors", "optimizer", "batch_size")
+"""Options that a resumed run has to share with its checkpoint."""
+
+
+def build(config: TrainConfig) -> NetDenoiser:
+    """A new denoiser as configured; its weights depend on the seed only."""
+    codec = CODECS[config.codec]()
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        net = EquivariantTransformer(
+            codec.features,
+            width=config.width,
+            depth=config.depth,
+            pair_width=config.pair_width,
+            vectors=config.vectors,
+        )
+    return NetDenoiser(net, GaussianProcess(codec.space, LogLinear(-9.0, 10.0)))
+
+
+class Run:
+    """One training run: its state, a step, and what is written about it.
+
+    Args:
+        config: see :class:`TrainConfig`.
+        x: encoded molecules (n, N, C).
+        mask: which nodes exist (n, N).
+        out: the run folder.
+    """
+
+    def __init__(self, config: TrainConfig, x: Tensor, mask: Tensor, out: Path) -> None:
+        self.config, self.x, self.mask, self.out = config, x, mask, out
+        self.step, self.seconds, self.stopped = 0, 0.0, False
+        self.codec = CODECS[config.codec]()
+        self.denoiser = build(config)
+        self.average = AveragedModel(self.denoiser)
+        self.optimizers = _optimizers(self.denoiser, config)
+        self.generator = torch.Generator().manual_seed(config.seed)
+        sizes = mask.sum(1)
+        rounding = int(sizes.max()) if config.codec == "united" else 3
+        self.batches = Batches(sizes, config.batch_size, rounding, self.generator)
+        if config.compile:
+            self.denoiser.net.compile()
+
+    def update(self) -> Tensor:
+        """One step; returns its loss, ()."""
+        rows, nodes = self.batches.next()
+        x, cond = self.x[rows, :nodes], {"mask": self.mask[rows, :nodes]}
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.config.precision == "bf16"):
+            loss = self.denoiser.loss(x, self._times(len(rows)), cond, generator=self.generator)
+        loss = loss.mean()
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.denoiser.parameters(), self.config.gradient_clip)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = self._learning_rate()
+            optimizer.step()
+        self.step += 1
+        self.average.multi_avg_fn = get_ema_multi_avg_fn((1 - 1 / self.step) ** (GAMMA + 1))
+        self.average.update_parameters(self.denoiser)
+        return loss.detach()
+
+    def loop(self) -> None:
+        """Steps until told to stop, with readings, checkpoints and evaluations on the way."""
+        config, began = self.config, time.monotonic()
+        saved = evaluated = began
+        # CPU time: what else the machine did meanwhile, or a pause, is no training
+        total, seen, tick = torch.zeros(()), 0, time.process_time()
+        while not self.stopped and not 0 < config.steps <= self.step:
+            total, seen = total + self.update(), seen + 1
+            now, spent = time.monotonic(), time.process_time()
+            self.seconds, tick = self.seconds + spent - tick, spent
+            if seen == config.log_every:
+                loss = float(total) / seen
+                if not math.isfinite(loss):
+                    raise RuntimeError(
+                        f"the loss became {loss} before step {self.step}: resume from "
+                        f"{self.out / CHECKPOINT} with a lower learning rate"
+                    )
+                self.log(loss=loss, learning_rate=self._learning_rate())
+                total, seen = torch.zeros(()), 0
+            if config.evaluate_minutes and now - evaluated > 60 * config.evaluate_minutes:
+                self.evaluate()
+                evaluated, tick = time.monotonic(), time.process_time()
+            if now - saved > 60 * config.checkpoint_minutes:
+                self.save()
+                saved = now
+            self.stopped |= 0 < 60 * config.minutes < now - began
+        self.save()
+
+    def evaluate(self) -> None:
+        """Measure samples of the averaged weights, log the result and export the weights."""
+        model = self.averaged()
+        began = time.monotonic()
+        sizes = self.mask.sum(1)
+        found = evaluate(model, self.codec, sizes, self.config.samples)
+        self.log(**found, sampling_seconds=time.monotonic() - began)
+        save_pretrained(model, self.out / MODEL, self.metadata(found))
+
+    def averaged(self) -> NetDenoiser:
+        """A frozen copy of the denoiser with averaged weights."""
+        model = copy.deepcopy(self.average.module).eval().requires_grad_(False)
+        assert isinstance(model, NetDenoiser)
+        return model
+
+    def metadata(self, found: dict[str, float]) -> dict[str, Any]:
+        """What is saved beside the weights."""
+        return {
+            "data": f"QM9, {self.config.part}",
+            "codec": {"name": self.config.codec, **dataclasses.asdict(self.codec)},
+            "sizes": torch.bincount(self.mask.sum(1)).tolist(),
+            "steps": self.step,
+            "cpu_hours": round(self.seconds / 3600, 3),
+            "training": to_dict(self.config),
+            "metrics": found,
+        }
+
+    def log(self, **reading: float) -> None:
+        """Append a line to the log."""
+        line = {"step": self.step, "seconds": round(self.seconds, 1), **reading}
+        with (self.out / LOG).open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def save(self) -> None:
+        """Write the checkpoint."""
+        state = {
+            "config": to_dict(self.config),
+            "step": self.step,
+            "seconds": self.seconds,
+            "denoiser": self.denoiser.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "generator": self.generator.get_state(),
+            "batches": self.batches.state(),
+        }
+        save_checkpoint(self.out / CHECKPOINT, state)
+
+    def load(self) -> None:
+        """Continue from the checkpoint, and drop log lines that came after it."""
+        state = load_checkpoint(self.out / CHECKPOINT)
+        for name in SHAPING:
+            if state["config"][name] != getattr(self.config, name):
+                raise UserError(
+                    f"cannot resume from {self.out / CHECKPOINT}: it was made with {name} = "
+                    f"{state['config'][name]}, now it is {getattr(self.config, name)}"
+                )
+        self.denoiser.load_state_dict(state["denoiser"])
+        self.average.load_state_dict(state["average"])
+        for optimizer, held in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(held)
+        self.generator.set_state(state["generator"])
+        self.batches.restore(state["batches"])
+        self.step, self.seconds = state["step"], state["seconds"]
+        if (self.out / LOG).exists():
+            lines = (self.out / LOG).read_text().splitlines(keepends=True)
+            kept = [line for line in lines if json.loads(line)["step"] <= self.step]
+            (self.out / LOG).write_text("".join(kept))
+
+    def _times(self, n: int) -> Tensor:
+        """Stratified times whose log-SNR is normal, (n,), in random order."""
+        u = (torch.randperm(n, generator=self.generator) + 0.5 * torch.ones(n)) / n
+        u = u + (torch.rand(n, generator=self.generator) - 0.5) / n
+        levels = self.config.log_snr_mean + self.config.log_snr_sd * torch.special.ndtri(u)
+        return self.denoiser.process.schedule.time(levels).clamp(0, 1)
+
+    def _learning_rate(self) -> float:
+        warm = min(1.0, (self.step + 1) / self.config.warmup)
+        return self.config.learning_rate * warm / math.sqrt(max(1, self.step / self.config.hold))
+
+
+def _optimizers(denoiser: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
+    """Muon for the blocks' matrices and AdamW for everything else, or AdamW alone."""
+    rest: list[nn.Parameter] = []
+    matrices: list[nn.Parameter] = []
+    for name, parameter in denoiser.named_parameters():
+        hidden = parameter.ndim == 2 and ".blocks." in name and config.optimizer == "muon"
+        (matrices if hidden else rest).append(parameter)
+    settings: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+    found: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(rest, betas=(0.9, 0.99), fused=True, **settings)
+    ]
+    if matrices:
+        muon = torch.optim.Muon(matrices, adjust_lr_fn="match_rms_adamw", **settings)
+        found.append(muon)
+    return found
+
+
+def train(config: TrainConfig, out: Path, *, resume: bool = False) -> Run:
+    """Train in ``out`` until the configured end, Ctrl-C or SIGTERM.
+
+    Args:
+        config: see :class:`TrainConfig`.
+        out: the run folder.
+        resume: continue from its checkpoint where there is one.
+
+    Raises:
+        UserError: the folder holds another run and ``resume`` is false, or QM9 is missing.
+    """
+    if (out / CHECKPOINT).exists() and not resume:
+        raise UserError(f"{out} already holds a run: add --resume to continue it")
+    out.mkdir(parents=True, exist_ok=True)
+    data = load_qm9()
+    x, cond = CODECS[config.codec]().encode(data.molecules(split(config.part, len(data))))
+    run = Run(config, x, cond["mask"], out)
+    if (out / CHECKPOINT).exists():
+        run.load()
+
+    def stop(number: int, frame: Any) -> None:
+        run.stopped = True
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        run.loop()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return run
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command; every option of :class:`TrainConfig` is a flag."""
+    parser = argparse.ArgumentParser(prog="python -m payoff.domains.molecules.train")
+    parser.add_argument("--out", type=Path, required=True, help="run folder")
+    parser.add_argument("--resume", action="store_true", help="continue the run in the folder")
+    for field in dataclasses.fields(TrainConfig):
+        kind: Any = type(field.default)
+        action = {"action": argparse.BooleanOptionalAction} if kind is bool else {"type": kind}
+        flag = "--" + field.name.replace("_", "-")
+        parser.add_argument(flag, default=field.default, help=field.metadata["help"], **action)
+    given = vars(parser.parse_args(arguments))
+    out, resume = given.pop("out"), given.pop("resume")
+    try:
+        train(from_dict(TrainConfig, given), out, resume=resume)
+    except UserError as error:
+        parser.exit(2, f"{error}\n")
+
+
+if __name__ == "__main__":
+    main()

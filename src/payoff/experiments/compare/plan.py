@@ -1,0 +1,135 @@
+"""From the options to cells: one method, one number of calls, one seed each."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from payoff.configs import suggest
+from payoff.errors import UserError
+from payoff.experiments.compare.config import PROBLEMS, CompareConfig
+from payoff.experiments.finetune.methods import converted, make_method, options_of
+from payoff.finetuning import METHODS, FinetuneConfig
+
+OWN = ("calls", "seed")  # of the learning's options: the comparison sets these
+
+
+@dataclass
+class Cell:
+    """One run of a comparison.
+
+    Attributes:
+        kind: ``base``, ``best-of-n``, ``rcgdm``, ``tune``, or ``problem`` for a closed form.
+        label: what the table calls it.
+        method: the method's name, with its options and those of the learning.
+        calls: its budget; 0 for the base.
+        seed: of everything random in it.
+    """
+
+    kind: str
+    label: str
+    calls: int
+    seed: int
+    method: str | None = None
+    settings: list[str] = field(default_factory=list)
+    learning: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The name of its folder."""
+        label = re.sub(r"[^\w.=-]+", "_", self.label)
+        budget = f"-{self.calls}" if self.calls else ""
+        return f"{label}{budget}-seed{self.seed}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def plan(config: CompareConfig) -> list[Cell]:
+    """The cells in the order of the table; those of the base come first.
+
+    Raises:
+        UserError: a method or an option is unknown, or does not fit.
+    """
+    problem = config.source in PROBLEMS
+    seeds = range(config.seed, config.seed + config.seeds)
+    compared = config.compared()
+    shared = learning_options(config.settings, "--set")
+    methods = [parse_method(label) for label in config.labels()]
+    if not methods and not compared:
+        raise UserError("nothing to compare: give --methods or --baselines")
+    # the base is trained for every seed, whether it is a row of the table or not
+    cells = [base_cell(seed, shared) for seed in seeds]
+    for calls in config.budgets():
+        if "best-of-n" in compared and not problem:
+            cells += [
+                Cell("best-of-n", "best-of-n", calls, seed, learning=shared) for seed in seeds
+            ]
+        if "rcgdm" in compared and not problem:
+            cells += [Cell("rcgdm", "rcgdm", calls, seed, learning=shared) for seed in seeds]
+        for label, name, settings, learning in methods:
+            kind = "problem" if problem else "tune"
+            merged = {**shared, **learning}
+            # what the learning cannot do with is found here and not in an hour
+            FinetuneConfig(**{**merged, "calls": calls})
+            cells += [Cell(kind, label, calls, seed, name, settings, merged) for seed in seeds]
+    return cells
+
+
+def base_cell(seed: int, learning: dict[str, Any] | None = None) -> Cell:
+    """The cell that makes the base of a seed."""
+    return Cell("base", "base", 0, seed, learning=learning or {})
+
+
+def parse_method(label: str) -> tuple[str, str, list[str], dict[str, Any]]:
+    """(label, name, options of the method, options of the learning) of ``rgdm:radius=0.5``.
+
+    Raises:
+        UserError: there is no such method or option, or a value does not fit.
+    """
+    name, *given = label.split(":")
+    if name not in METHODS:
+        raise UserError(
+            f"--methods {label}: there is no method '{name}'{suggest(name, METHODS)} (there are: "
+            f"{', '.join(METHODS)})"
+        )
+    own = options_of(METHODS[name])
+    shared = [f.name for f in dataclasses.fields(FinetuneConfig) if f.name not in OWN]
+    settings, learning = [], []
+    for text in given:
+        key = text.partition("=")[0].strip().replace("-", "_")
+        if key not in own and key in shared:
+            learning.append(text)
+        elif key in own:
+            settings.append(text)
+        else:
+            known = [*own, *shared]
+            raise UserError(
+                f"--methods {label}: neither {name} nor the learning has an option "
+                f"'{key}'{suggest(key, known)} (there are: {', '.join(known)})"
+            )
+    make_method(name, settings)
+    return label, name, settings, learning_options(learning, f"--methods {label}")
+
+
+def learning_options(given: list[str], where: str) -> dict[str, Any]:
+    """Options of the learning from ``NAME=VALUE``, converted.
+
+    Raises:
+        UserError: an option is unknown or set by the comparison itself, or a value does not fit.
+    """
+    known = [f.name for f in dataclasses.fields(FinetuneConfig) if f.name not in OWN]
+    values: dict[str, Any] = {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        key = key.strip().replace("-", "_")
+        if not equals or key not in known:
+            raise UserError(
+                f"{where} {text}: write NAME=VALUE with an option of the learning"
+                f"{suggest(key, known)} (there are: {', '.join(known)})"
+            )
+        values[key] = converted(value.strip(), FinetuneConfig, key, f"{where} {text}")
+    return values

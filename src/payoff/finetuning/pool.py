@@ -1,0 +1,109 @@
+r"""All scored samples of a run, re-weighted to the law that is learned from next.
+
+Round j of a tempered run draws from a model of :math:`p\,e^{\beta_j r}/Z_j`. The pool keeps them
+all, and weighs them as draws from the mixture of those laws, so that an old call still counts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from payoff.finetuning.advantages import (
+    mixture_log_weights,
+    next_inverse_temperature,
+    replace_failed,
+)
+from payoff.finetuning.rollouts import Samples, rows_of
+from payoff.metrics.weights import effective_sample_size
+from payoff.spaces import Condition
+
+
+@dataclass
+class Pool:
+    """Scored samples of laws with known inverse temperatures.
+
+    Attributes:
+        inverse: β of the law that the model has been brought to; 0 is the base.
+        inverses, counts: β and number of samples of every round.
+    """
+
+    inverse: float = 0.0
+    inverses: list[float] = field(default_factory=list)
+    counts: list[int] = field(default_factory=list)
+    x0: Tensor | None = None
+    rewards: Tensor | None = None
+    cond: Condition | None = None
+
+    def add(self, samples: Samples, inverse: float) -> None:
+        """Keep the samples of a model at β = ``inverse``."""
+        self.inverses.append(inverse)
+        self.counts.append(len(samples))
+        if self.x0 is None or self.rewards is None:
+            self.x0, self.rewards, self.cond = samples.x0, samples.rewards, samples.cond
+            return
+        self.x0 = torch.cat([self.x0, samples.x0])
+        self.rewards = torch.cat([self.rewards, samples.rewards])
+        if self.cond is not None and samples.cond is not None:
+            self.cond = {k: torch.cat([v, samples.cond[k]]) for k, v in self.cond.items()}
+
+    def __len__(self) -> int:
+        return sum(self.counts)
+
+    @property
+    def known(self) -> Tensor:
+        """Rewards (n,) in double precision, failed ones as bad as the worst."""
+        assert self.rewards is not None
+        return replace_failed(self.rewards).double()
+
+    def log_weights(self, inverse: float) -> Tensor:
+        """Log-weights (n,) of the samples for the tilt at β, in double precision."""
+        return mixture_log_weights(self.known, self.inverses, self.counts, inverse)
+
+    def advance(self, last: float, share: float, rounds: int = 1) -> float:
+        """Move ``inverse`` on towards ``last`` as far as the effective samples allow.
+
+        With ``rounds`` to come, this one included, it moves by no more than an even part of the
+        way: small tilts are learned with less noise than large ones.
+        """
+        if self.inverse < last:
+            now = self.log_weights(self.inverse)
+            part = last if rounds <= 1 else self.inverse + (last - self.inverse) / rounds
+            self.inverse = next_inverse_temperature(self.known, now, self.inverse, part, share)
+        return self.inverse
+
+    def step_weights(self, before: float, gap: float) -> Tensor:
+        """Weights (n,) of the tilt by e^(gap · r), of mean 1 under the law at ``before``."""
+        assert self.rewards is not None
+        now, weights = self.log_weights(before).softmax(0), gap * self.known
+        weights = (weights - weights.max()).exp()
+        return (weights / (now * weights).sum()).to(self.rewards.dtype)
+
+    def effective(self, inverse: float) -> float:
+        """Effective number of samples at β."""
+        return float(effective_sample_size(self.log_weights(inverse)))
+
+    def draw(self, inverse: float, n: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """Row numbers (n,) of draws with replacement from the tilt at β."""
+        weights = self.log_weights(inverse).softmax(0)
+        where = generator.device if generator is not None else weights.device
+        picked = torch.multinomial(weights.to(where), n, replacement=True, generator=generator)
+        return picked.to(weights.device)
+
+    def rows(self, index: Tensor) -> tuple[Tensor, Condition | None]:
+        """(x0, cond) of some rows."""
+        assert self.x0 is not None
+        return self.x0[index], rows_of(self.cond, index)
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        cond = None if self.cond is None else dict(self.cond)
+        return {**vars(self), "cond": cond}
+
+    @classmethod
+    def of_state(cls, state: dict[str, Any]) -> Pool:
+        """The inverse of :meth:`state`."""
+        return cls(**state)
