@@ -98,7 +98,7 @@ ENTRIES = (
         policy(80_000, per_round=2000, updates=20, batch_size=2048),
         True,
     ),
-    Entry("DRaFT with KL", "draft", {"kl": True}, {"calls": 30_000, "batch_size": 256}, True),
+    Entry("DRaFT with KL", "draft", {"kl": True}, {"calls": 40_000, "per_round": 1024}, True),
     Entry(
         "RWR, 5 rounds, not tempered",
         "rwr",
@@ -122,13 +122,13 @@ ENTRIES = (
     Entry("DDPO", "ddpo", {}, policy(30_000)),
     Entry("GRPO", "grpo", {"group": 20}, policy(30_000)),
     Entry(
-        "GRPO, KL mask and β = τ",
+        "GRPO, KL mask and β = 1",
         "grpo",
         {"group": 20, "trust": "kl", "beta": 1.0, "scale": "none"},
         policy(60_000, **FAST),
     ),
     Entry("NFT", "nft", {}, policy(30_000, batch_size=2048)),
-    Entry("DRaFT", "draft", {}, {"calls": 10_000, "batch_size": 256}),
+    Entry("DRaFT", "draft", {}, {"calls": 10_000, "per_round": 1024}),
     Entry("DPO, 8 draws", "dpo", {}, {"calls": 20_000, "per_round": 10_000, "updates": 400}),
 )
 ABLATION = tuple(

@@ -161,7 +161,7 @@ def test_the_command_page_has_every_preset() -> None:
 def test_no_page_names_an_option_that_is_not_there(page: Path) -> None:
     known = {f for ps in commands().values() for p in ps for f in (*p.opts, *p.secondary_opts)}
     text = page.read_text(encoding="utf-8").replace("\\\n", " ")
-    lines = re.findall(r"payoff (?:design|sample|report|list)\b.*", text)
+    lines = re.findall(r"payoff (?:design|finetune|compare|sample|report|check|list)\b.*", text)
     unknown = {flag for line in lines for flag in FLAG.findall(line)} - known
     assert not unknown, f"{name_of(page)} names {sorted(unknown)}"
 

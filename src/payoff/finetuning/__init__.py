@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from payoff.finetuning.monitor import Monitor
     from payoff.finetuning.nft import NFT
     from payoff.finetuning.rgdm import RGDM
+    from payoff.finetuning.rgdm_sampling import ShiftedSampler
     from payoff.finetuning.run import RatioMismatch, RewardFailed
     from payoff.finetuning.rwr import RWR
 
@@ -58,6 +59,7 @@ _WHERE = {
     "Monitor": "payoff.finetuning.monitor",
     "RatioMismatch": "payoff.finetuning.run",
     "RewardFailed": "payoff.finetuning.run",
+    "ShiftedSampler": "payoff.finetuning.rgdm_sampling",
 }
 
 
@@ -90,4 +92,5 @@ __all__ = [
     "Monitor",
     "RatioMismatch",
     "RewardFailed",
+    "ShiftedSampler",
 ]

@@ -62,6 +62,8 @@ class AWM(Finetuner):
     def begin(self, run: Run) -> None:
         if self.kl not in ("reward", "velocity"):
             raise UserError(f"awm: kl must be reward or velocity, got {self.kl!r}")
+        if self.draws < 1 or self.clip <= 0:
+            raise UserError("awm: draws must be at least 1 and clip above 0")
 
     def play(self, run: Run) -> None:
         batch = run.samples(run.affordable())

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from payoff.configs import option
+from payoff.errors import UserError
 from payoff.finetuning import losses
 from payoff.finetuning.advantages import replace_failed, standardise
 from payoff.finetuning.base import Finetuner
@@ -38,6 +39,10 @@ class DDPO(Finetuner):
 
     clip: float = option(0.2, "how far the ratio of densities may move in a round")
     advantage_clip: float = option(5.0, "largest advantage, in standard deviations; 0: no limit")
+
+    def begin(self, run: Run) -> None:
+        if self.clip <= 0:
+            raise UserError(f"{self.name}: clip must be above 0, got {self.clip}")
 
     def play(self, run: Run) -> None:
         path = run.rollout(run.affordable())

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from payoff.configs import option
+from payoff.errors import UserError
 from payoff.finetuning import losses
 from payoff.finetuning.advantages import replace_failed
 from payoff.finetuning.base import Finetuner
@@ -50,6 +51,10 @@ class DPOK(Finetuner):
 
     clip: float = option(0.2, "how far the ratio of densities may move in a round")
     to_go: bool = option(True, "count later divergences in the return; false: as in the paper")
+
+    def begin(self, run: Run) -> None:
+        if self.clip <= 0:
+            raise UserError(f"{self.name}: clip must be above 0, got {self.clip}")
 
     def play(self, run: Run) -> None:
         path = run.rollout(run.affordable())

@@ -17,7 +17,7 @@ as Entropy-Regularized Control (Uehara et al., 2024).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -29,6 +29,9 @@ from payoff.finetuning.base import Finetuner
 from payoff.finetuning.run import Run
 from payoff.spaces import Condition, expand_to
 
+# evaluation mode: nothing is drawn inside a step, so no generator's state need be kept
+CHECKPOINT: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
+
 
 @dataclass
 class DRaFT(Finetuner):
@@ -38,9 +41,8 @@ class DRaFT(Finetuner):
     paths: ClassVar[bool] = True
     needs_gradient: ClassVar[bool] = True
     defaults: ClassVar = {
-        "per_round": 250,
+        "per_round": 256,
         "updates": 4,
-        "batch_size": 64,
         "learning_rate": 3e-4,
     }
 
@@ -55,10 +57,9 @@ class DRaFT(Finetuner):
             )
 
     def play(self, run: Run) -> None:
-        for _ in range(run.updates):
-            n = min(run.batch_size, run.affordable())
-            if n == 0:
-                return
+        total = run.affordable()
+        parts = torch.arange(total).tensor_split(min(run.updates, total))
+        for n in (len(part) for part in parts):
             cond = run.conditions(n)
             x0, divergence = self.sample(run, n, cond)
             if x0.requires_grad:  # a failed reward may have a gradient that is no number
@@ -84,7 +85,7 @@ class DRaFT(Finetuner):
                 with torch.no_grad():
                     x, _ = self._step(run, x, t, s, noise, cond)
                 continue
-            x, kl = checkpoint(self._step, run, x, t, s, noise, cond, use_reentrant=False)
+            x, kl = checkpoint(self._step, run, x, t, s, noise, cond, **CHECKPOINT)
             total = total + kl
         return x, total
 

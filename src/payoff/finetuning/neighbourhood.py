@@ -80,8 +80,9 @@ def zeroth_order_gradient(
 ) -> Tensor:
     r"""The slope (B, ...) of scores (K, B) over candidates ``radius`` · moves, from values alone.
 
-    :math:`\hat g = \frac{c}{R\,(K-1)}\sum_k (r_k-\bar r)\,u_k` with c = 1 for normal moves and
-    k + 2 for uniform ones in the ball: exact on average where the reward is linear.
+    :math:`\hat g = \frac{c}{R\,(m-1)}\sum_k (r_k-\bar r)\,u_k` over the m = K − 1 moves
+    that are not 0, with c = 1 for normal ones and dof + 2 for uniform ones in the ball: exact on
+    average where the reward is linear.
 
     Reference: Random Gradient-Free Minimization of Convex Functions (Nesterov, Spokoiny, 2017).
     """

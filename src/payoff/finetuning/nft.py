@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from payoff.configs import option
+from payoff.errors import UserError
 from payoff.finetuning import losses
 from payoff.finetuning.advantages import optimality, replace_failed, standardise
 from payoff.finetuning.base import Finetuner
@@ -47,6 +48,12 @@ class NFT(Finetuner):
     lag: float = option(0.9, "decay of the copy that draws the samples")
     advantage_clip: float = option(5.0, "advantage, in sd, at which a sample counts as surely good")
     eta: float = option(1.0, "noise of the sampler: 1 ancestral, 0 deterministic")
+
+    def begin(self, run: Run) -> None:
+        if self.beta <= 0 or self.advantage_clip <= 0:
+            raise UserError("nft: beta and advantage_clip must be above 0")
+        if not 0 <= self.lag < 1 or not 0 <= self.eta <= 1:
+            raise UserError("nft: lag must lie in [0, 1) and eta in [0, 1]")
 
     def play(self, run: Run) -> None:
         old = run.old_policy(refresh=False)

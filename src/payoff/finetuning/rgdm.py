@@ -23,6 +23,8 @@ With Gaussian proposals of deviation :math:`\rho\,s_t` the shift is
 The published derivation is disputed and leaves choices open; this is a reconstruction with its
 switches, and the page of the method says which are known.
 
+The shift may be made once more at sampling (:class:`payoff.finetuning.ShiftedSampler`).
+
 References: Towards Controllable Diffusion Models via Reward-Guided Exploration (Zhang, Xu, 2023);
 Reward Augmented Maximum Likelihood (Norouzi et al., 2016).
 """
