@@ -27,7 +27,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"payoff needs Python 3.11 or newer, $(PYTHON) is {v.major}.{v.minor}: call make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(if $(TORCH),$(BIN)/python -m pip install --quiet "$(TORCH)")
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[airfoils,dev]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[airfoils,molecules,dev]"
 	@touch $(READY)
 
 clean:

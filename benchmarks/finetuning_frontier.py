@@ -1,7 +1,7 @@
 """Every fine-tuning method on problems with a closed-form answer, against the exact frontier.
 
 The frontier is {(KL(p*_τ ‖ p), E_{p*_τ}[r])}: at its divergence no law has more reward. A method's
-final model is drawn with 150 steps; its divergence is that of its paths, which bounds that of its
+final model is drawn with 100 steps; its divergence is that of its paths, which bounds that of its
 samples from above, so its share of the frontier's gain is not overstated.
 
     python benchmarks/finetuning_frontier.py                    # all, 3 seeds, writes JSON and SVG
@@ -36,7 +36,7 @@ from payoff.schedules import Cosine
 from payoff.targets import Target
 
 PROCESS = GaussianProcess(schedule=Cosine(-8.0, 10.0))
-STEPS, FINE = 50, 150  # of the sampler while tuning, and while measuring
+STEPS, FINE = 50, 100  # of the sampler while tuning, and while measuring
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ ENTRIES = (
         "RGDM, exact value",
         "rgdm exact",
         {},
-        {"calls": 1000, "updates": 1500, "sampler_steps": 200},
+        {"calls": 1000, "per_round": 1000, "updates": 1500, "sampler_steps": 100},
         True,
     ),
     Entry(
@@ -243,8 +243,8 @@ def play(job: tuple[str, Entry, int, bool]) -> dict[str, Any]:
         options |= {"calls": min(options["calls"], 400), **small}
     options = {"sampler_steps": STEPS, **options}
     config = FinetuneConfig(
-        evaluate=500,
-        evaluate_every=5,
+        evaluate=300,
+        evaluate_every=10,
         keep="last",
         seed=seed,
         **options,
@@ -254,7 +254,7 @@ def play(job: tuple[str, Entry, int, bool]) -> dict[str, Any]:
     target = Target(model, problem.reward, problem.temperature)
     tuned = entry.build(problem).fit(target, config, monitor=monitor)
     seconds = time.perf_counter() - began
-    found = measured(problem, tuned, model, 500 if toy else 5000, seed)
+    found = measured(problem, tuned, model, 500 if toy else 4000, seed)
     trail = [(h["kl"], h["held_out"]) for h in monitor.history]
     calls = monitor.history[-1]["calls"]
     return {

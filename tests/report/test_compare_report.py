@@ -152,12 +152,6 @@ def test_a_closed_form_has_its_frontier(tmp_path: Path) -> None:
     assert load(folder).frontier.tolist() == [[0.5, 0.3], [4.0, 0.9]]
 
 
-def test_a_blurred_divergence_has_a_figure_of_its_own(tmp_path: Path) -> None:
-    extra = {"rwr": {"kl_blurred": 2.0}, "ddpo:clip=0.2": {"kl_blurred": 3.0}}
-    folder = compare_run(tmp_path / "run", SCORES, extra=extra)
-    assert "kl_blurred-score" in figures_of(page_of(folder))
-
-
 def test_the_frontier_passes_through_its_points() -> None:
     points = np.array([[0.01, 0.08], [0.3, 0.4], [2.0, 0.7]])
     x, y = frontier_curve(points, 0.0)

@@ -35,7 +35,7 @@ MEASURES = {
     "memory": "largest memory of the process, MiB",
 }
 SPREAD = 1000  # rows that the data's bandwidth is taken from
-BLUR = 0.05  # least width of a sampling kernel for the blurred divergence, in data sd
+BLUR = 0.05  # least width of a kernel for the divergence, in data sd
 VENDI = 1000  # samples that the effective number is taken from
 
 

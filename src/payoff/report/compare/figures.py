@@ -114,11 +114,9 @@ def _row(plot: go.Figure, values: Array, name: str, look: Look, measure: str, co
         )
 
 
-def against_divergence(run: CompareRun, kl: str = "kl") -> Figure | None:
-    """Gain or score against the divergence from the base, with the exact frontier if known.
-
-    ``kl`` is the measure of divergence: ``kl``, or ``kl_blurred`` for samples with some noise.
-    """
+def against_divergence(run: CompareRun) -> Figure | None:
+    """Gain or score against the divergence from the base, with the exact frontier if known."""
+    kl = "kl"
     measure = "gain" if run.closed_form else run.main
     known = [
         (label, b) for label in run.labels for b in run.budgets_of(label)
@@ -144,24 +142,15 @@ def against_divergence(run: CompareRun, kl: str = "kl") -> Figure | None:
             if x == label
         ]
         points_of(plot, label, look, points)
-    what = "divergence" if kl == "kl" else "blurred divergence"
     plot.update_xaxes(
-        title_text=f"{what} from the base (nats{', logarithmic' if wide else ''})",
+        title_text=f"divergence from the base (nats{', logarithmic' if wide else ''})",
         type="log" if wide else "linear",
         rangemode="normal" if wide else "tozero",
         dtick=1 if wide else None,
     )
     plot.update_yaxes(title_text=axis_title(run, measure))
     label = f"The {measure} of every method against its divergence from the base."
-    told = (
-        _divergence_note(run)
-        if kl == "kl"
-        else (
-            "The same with the divergence of samples that carry a little noise, which does not "
-            "charge a model for fine detail that a look at its samples could hardly show."
-        )
-    )
-    return Figure(f"{kl}-score", plot, label, told)
+    return Figure("kl-score", plot, label, _divergence_note(run))
 
 
 def _divergence_note(run: CompareRun) -> str:

@@ -153,13 +153,11 @@ def _calls(run: CompareRun, drawn: list[Figure]) -> Section | None:
 
 
 def _divergence(run: CompareRun, drawn: list[Figure]) -> Section | None:
-    found = [figures.against_divergence(run)]
-    # without noise in the sampling, as for tokens, both divergences are one
-    if any(c.values.get("kl_blurred", c.values.get("kl")) != c.values.get("kl") for c in run.cells):
-        found.append(figures.against_divergence(run, "kl_blurred"))
-    content = "".join(draw(f, drawn) for f in found if f is not None)
+    found = figures.against_divergence(run)
     what = "Gain" if run.closed_form else "Score"
-    return Section("divergence", f"{what} against divergence", content) if content else None
+    if found is None:
+        return None
+    return Section("divergence", f"{what} against divergence", draw(found, drawn))
 
 
 def _trade_offs(run: CompareRun, drawn: list[Figure]) -> Section | None:

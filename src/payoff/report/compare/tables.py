@@ -10,7 +10,7 @@ from payoff.report.formatting import MISSING, count, duration, number, plural, t
 from payoff.report.recorded import Array
 from payoff.report.tables import Cell, table
 
-SHARES = ("valid", "failed", "share", "share_blurred")
+SHARES = ("valid", "failed", "share")
 # of these the table has a better one; they are in table.csv
 LEFT_OUT = ("mean", "mean_all", "failed")
 # what comes first; the rest follows in the record's order
@@ -24,8 +24,6 @@ HEADS = {
     "kl": "divergence",
     "frontier": "frontier",
     "share": "share of frontier",
-    "kl_blurred": "divergence, blurred",
-    "share_blurred": "share, blurred",
     "weight_error": "weight error",
     "memory": "memory (MiB)",
     "distinct": "different designs",
