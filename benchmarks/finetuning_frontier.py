@@ -241,7 +241,8 @@ def play(job: tuple[str, Entry, int, bool]) -> dict[str, Any]:
     if toy:
         small = {"per_round": 200, "updates": 2, "sampler_steps": 10}
         options |= {"calls": min(options["calls"], 400), **small}
-    options = {"sampler_steps": STEPS, **options}
+    # a noise floor would be part of what is tuned: the claim is about the process as it is
+    options = {"sampler_steps": STEPS, "noise_floor": 0.0, **options}
     config = FinetuneConfig(
         evaluate=300,
         evaluate_every=10,

@@ -116,7 +116,7 @@ def round_of(way: str, steps: int, size: Size) -> tuple[int, int]:
         return bytes_of(lambda: method.play(run))[0], stored
 
 
-def straight(step: Callable, *inputs: object, use_reentrant: bool) -> object:
+def straight(step: Callable, *inputs: object, **options: bool) -> object:
     """In the place of a checkpoint: everything that the step computes is kept."""
     return step(*inputs)
 

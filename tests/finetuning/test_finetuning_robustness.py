@@ -77,7 +77,8 @@ def test_a_reward_that_raises(name: str) -> None:
     def broken(x, cond):
         raise OSError("no licence")
 
-    with pytest.raises(RewardFailed, match="8 designs in round 1: OSError: no licence"):
+    designs = 4 if name == "draft" else 8  # draft makes its optimiser steps on parts of a round
+    with pytest.raises(RewardFailed, match=f"{designs} designs in round 1: OSError: no licence"):
         quick(name).fit(aimed(broken), small())
 
 

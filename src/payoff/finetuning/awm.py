@@ -15,6 +15,10 @@ a full step of :math:`p_{old}e^{A}` (the paper's clip or its pull to a running a
 The paper pulls the model to the base in the space of
 velocities instead (``kl="velocity"``), and standardises the rewards: its fixed point differs.
 
+The weight w(t) is the share of noise in x_t's variance, :math:`\sigma^2/(\alpha^2\sigma_d^2+
+\sigma^2)`, times that of the library's own loss: where little noise is left there is next to
+nothing to learn, and what the samples say there is chance. Any w > 0 has the same fixed point.
+
 References: Advantage Weighted Matching (Xue et al., 2025); the implicit reward
 :math:`\log\pi_\theta/p` by ELBOs as in Diffusion-DPO (Wallace et al., 2023).
 """
@@ -95,6 +99,7 @@ class AWM(Finetuner):
         new = run.policy(x_t, t, cond)
         error = losses.denoising_error(new, x0, process, t, cond, d)
         loss = losses.clipped_surrogate(-error, -before, advantage[index], self.clip)
+        loss = loss * losses.noise_share(new, d)
         loss = loss + self.proximal * losses.apart(new, earlier, process, cond, d)
         if self.kl == "velocity":
             with torch.no_grad():

@@ -57,6 +57,14 @@ def apart(
     return (other.log_probs.exp() * gap).sum((-1, -2)) / prediction.x_t.shape[1]
 
 
+def noise_share(prediction: Prediction | TokenPrediction, sigma_data: float = 1.0) -> Tensor:
+    r"""The share of noise in the variance of x_t, () or (B,); 1 for tokens."""
+    if isinstance(prediction, TokenPrediction):
+        return prediction.log_probs.new_ones(())
+    alpha, sigma = torch.as_tensor(prediction.alpha), torch.as_tensor(prediction.sigma)
+    return sigma.square() / ((alpha * sigma_data).square() + sigma.square())
+
+
 def controlled_error(
     prediction: Prediction,
     earlier: Prediction,
