@@ -127,10 +127,17 @@ class Finetuner(ABC):
             try:
                 self.play(run)
             except NothingKnown:
-                # the rest of a budget can be one design, and that may fail: no reason to lose all
-                if self.ready(run) or (run.round == 0 and run.last_rewards is None):
-                    raise
+                if run.round == 0 and run.last_rewards is None:
+                    raise  # it has never worked
+                # the rest of a budget can be one design, and that may fail; more than that means
+                # that the model has gone where nothing can be scored: its best weights are kept
                 run.last_rewards = None
+                if self.ready(run):
+                    run.monitor.stopped = (
+                        f"every design failed in round {run.round + 1}: the model has moved to "
+                        "where nothing can be scored; learn more slowly (learning_rate), or set "
+                        "max_kl"
+                    )
             run.round += 1
             last = not self.ready(run) or run.reward.meter.rows == before
             last |= run.monitor.stopped is not None
