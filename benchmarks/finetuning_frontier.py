@@ -178,12 +178,12 @@ class TokenMLP(nn.Module):
         return self.head(self.body(flat)).view(len(x), *self.shape)
 
 
-def make_problem(name: str) -> Problem:
+def make_problem(name: str, dtype: torch.dtype = torch.float32) -> Problem:
     if name == "mixture":
-        return MixtureProblem.two_modes(process=PROCESS)
+        return MixtureProblem.two_modes(process=PROCESS, dtype=dtype)
     if name == "subspace":
-        return GaussianSubspace.random(8, 4, temperature=0.7, process=PROCESS)
-    return TokenChain.random(length=6, vocabulary=4, temperature=0.7)
+        return GaussianSubspace.random(8, 4, temperature=0.7, process=PROCESS, dtype=dtype)
+    return TokenChain.random(length=6, vocabulary=4, temperature=0.7, dtype=dtype)
 
 
 def make_model(problem: Problem, seed: int) -> Corrected:
@@ -196,23 +196,23 @@ def make_model(problem: Problem, seed: int) -> Corrected:
     return Corrected(problem.denoiser, ResidualMLP(problem.shape[0], 64, 2), sigma_data=sigma)
 
 
-def measured(problem: Problem, tuned: Denoiser, base: Denoiser, n: int, seed: int) -> dict:
-    """Reward, divergence and share of the frontier's gain of a model."""
+def measured(
+    problem: Problem, exact: Problem, tuned: Denoiser, base: Denoiser, n: int, seed: int
+) -> dict:
+    """Reward, divergence and share of the frontier's gain; ``exact`` is in double precision."""
     g = torch.Generator().manual_seed(1000 + seed)
     steps = FINE if not isinstance(problem, TokenChain) else STEPS
     ours, theirs = (DDIM(d, problem.shape, steps, eta=1.0) for d in (tuned, base))
     x, divergence = paths(ours, theirs, n, generator=g)
     reward, kl = Estimate.of(problem.reward(x)), Estimate.of(divergence)
-    start = float(problem.base_reward())
-    rewards, kls = problem.frontier(np.geomspace(0.02, 300, 500).tolist())
-    order = np.argsort(kls.numpy())
-    best = float(np.interp(kl.value, kls.numpy()[order], rewards.numpy()[order]))
+    most = exact.frontier_gain(kl.value) if kl.value > 1e-4 else None
+    gain = reward.value - float(exact.base_reward())
     found = {
         "reward": reward.value,
         "reward_stderr": reward.stderr,
         "kl": kl.value,
         "kl_stderr": kl.stderr,
-        "share": (reward.value - start) / (best - start) if kl.value > 1e-4 else math.nan,
+        "share": gain / most if most else math.nan,
     }
     if problem.shape == (1,):
         found["left"] = float((x[:, 0] < 0.5).double().mean())
@@ -255,7 +255,8 @@ def play(job: tuple[str, Entry, int, bool]) -> dict[str, Any]:
     target = Target(model, problem.reward, problem.temperature)
     tuned = entry.build(problem).fit(target, config, monitor=monitor)
     seconds = time.perf_counter() - began
-    found = measured(problem, tuned, model, 500 if toy else 4000, seed)
+    exact, n = make_problem(name, torch.float64), 500 if toy else 4000
+    found = measured(problem, exact, tuned, model, n, seed)
     trail = [(h["kl"], h["held_out"]) for h in monitor.history]
     calls = monitor.history[-1]["calls"]
     return {

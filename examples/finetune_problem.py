@@ -28,15 +28,6 @@ from payoff.schedules import Cosine
 from payoff.targets import Target
 
 
-def frontier_gain(problem: MixtureProblem, kl: float) -> float:
-    """The most mean reward above the base's that any law has at this divergence, by bisection."""
-    cold, hot = 1e-3, 1e4  # the divergence falls with the temperature
-    for _ in range(60):
-        tau = (cold * hot) ** 0.5
-        cold, hot = (tau, hot) if float(problem.kl(tau)) > kl else (cold, tau)
-    return float(problem.target_reward(cold) - problem.base_reward())
-
-
 def main() -> None:
     """Tune with one method, print every round, then the comparison with p* and the frontier."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -91,9 +82,10 @@ def main() -> None:
         weight = float(law.log_weights.exp()[1])
         print(f"{name:<8} {float(mean):>22.4f} {divergence:>22.4f} {weight:>22.4f}")
     print(f"{method.name:<8} {reward!s:>22} {kl!s:>22} {right!s:>22}")
-    per_cent = 100 / frontier_gain(problem, kl.value)
-    share, error = per_cent * gain, per_cent * reward.stderr
-    print(f"share of the frontier's gain at its own KL: ({share:.1f} ± {error:.1f}) %")
+    most = MixtureProblem.two_modes(process, dtype=torch.float64).frontier_gain(kl.value)
+    if most:
+        share, error = 100 * gain / most, 100 * reward.stderr / most
+        print(f"share of the frontier's gain at its own KL: ({share:.1f} ± {error:.1f}) %")
     if not method.claims_target:
         print(f"{method.name} does not claim p*; how far it goes is a matter of its budget")
 

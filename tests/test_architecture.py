@@ -15,7 +15,7 @@ import pytest
 
 LAYERS = (
     ("errors", "spaces", "whitening"),
-    ("configs", "kernels", "predictions", "schedules"),
+    ("configs", "kernels", "naming", "predictions", "schedules"),
     ("processes",),
     ("denoisers", "nets"),
     ("samplers", "rewards", "pretrained"),

@@ -18,7 +18,18 @@ import typer
 
 import payoff
 from payoff import commands
-from payoff.commands import CONTINUE, continuing, free_folder, preferred, with_options
+from payoff.commands import (
+    CONTINUE,
+    Out,
+    Overwrite,
+    Preset,
+    Quiet,
+    Resume,
+    continuing,
+    free_folder,
+    preferred,
+    with_options,
+)
 from payoff.errors import UserError
 from payoff.experiments.design.config import PRESETS, DesignConfig
 
@@ -41,19 +52,11 @@ def design(
     source: Annotated[str, typer.Argument(help="a CSV, TSV or Parquet table, or: airfoils")],
     options: dict[str, Any],
     given: set[str],
-    out: Annotated[
-        Path | None, typer.Option("--out", help="folder of the run; default: runs/NAME")
-    ] = None,
-    preset: Annotated[
-        str, typer.Option("--preset", help="default, or toy: seconds instead of minutes")
-    ] = "default",
-    resume: Annotated[
-        bool, typer.Option("--resume", help="continue an interrupted run in --out")
-    ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="replace an earlier run in --out")
-    ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="no progress")] = False,
+    out: Out = None,
+    preset: Preset = "default",
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
 ) -> None:
     """Propose designs with a better score that still look like the data."""
     options = preferred(options, given, preset, PRESETS)
@@ -86,7 +89,7 @@ def sample(
     out: Annotated[
         Path | None, typer.Option("--out", help="a CSV file; default: the terminal")
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="no progress")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Draw more designs from the model of a finished run."""
     if out is not None and out.is_dir():

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from payoff.domains.cache import cache_folder
 from payoff.domains.molecules import qm9
-from payoff.domains.molecules.cache import cache_folder, read_tensors, write_tensors
+from payoff.domains.molecules.cache import read_tensors, write_tensors
 from payoff.errors import UserError
 
 TENSORS = {"a": torch.arange(6).reshape(2, 3), "b": torch.ones(4)}

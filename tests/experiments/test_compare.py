@@ -22,7 +22,7 @@ from payoff.errors import UserError
 from payoff.experiments import again
 from payoff.experiments.compare import CompareConfig, compare
 from payoff.experiments.compare.cell import follow
-from payoff.experiments.compare.problems import frontier_gain, make_problem, measure
+from payoff.experiments.compare.problems import make_problem, measure
 from payoff.experiments.compare.table import markdown, summary_frame
 from payoff.experiments.records import read_record
 from payoff.metrics import Estimate
@@ -204,8 +204,8 @@ def children(pid: int) -> list[int]:
 def test_no_law_beats_the_frontier_and_the_tilt_is_on_it(name: str) -> None:
     problem = make_problem(name, 0.5, torch.float64)
     gain = float(problem.target_reward() - problem.base_reward())
-    assert frontier_gain(problem, float(problem.kl())) == pytest.approx(gain, rel=1e-6)
-    below = frontier_gain(problem, 0.5 * float(problem.kl()))
+    assert problem.frontier_gain(float(problem.kl())) == pytest.approx(gain, rel=1e-6)
+    below = problem.frontier_gain(0.5 * float(problem.kl()))
     assert below is not None
     assert 0.5 * gain < below < gain  # the frontier is concave and rises
     x = problem.sample_target(4000, generator=torch.Generator().manual_seed(0))

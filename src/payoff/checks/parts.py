@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 import inspect
-import os
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +13,7 @@ from payoff.checks.findings import told, type_name
 from payoff.denoisers import Denoiser
 from payoff.errors import UserError
 from payoff.finetuning.base import Finetuner
+from payoff.naming import load_named
 from payoff.processes import Process
 from payoff.rewards import Reward
 from payoff.samplers import Sampler
@@ -44,39 +42,13 @@ def load(name: str) -> Any:
     Raises:
         UserError: the form is wrong, the module cannot be imported or it has no such name.
     """
-    module_name, colon, attribute = name.partition(":")
-    if not colon or not module_name or not attribute:
-        raise UserError(f"{name}: write it as MODULE:NAME, for instance lab:Strength")
-    if module_name.endswith(".py") or "/" in module_name or "\\" in module_name:
-        stem = os.path.basename(module_name).removesuffix(".py")
-        raise UserError(
-            f"{name}: name the module, not the file: {stem}:{attribute}, with the file in the "
-            "folder where payoff is started"
-        )
-    if "" not in sys.path and os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    importlib.invalidate_caches()
-    try:
-        found: Any = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is not None and module_name.split(".")[0] == error.name.split(".")[0]:
-            raise UserError(
-                f"{name}: there is no module '{module_name}' in {os.getcwd()} or the Python "
-                "environment"
-            ) from None
-        raise UserError(
-            f"{name}: '{module_name}' imports '{error.name}', which is not installed"
-        ) from error
-    except (Exception, SystemExit) as error:  # importing runs the user's code
-        raise UserError(f"{name}: importing '{module_name}' failed: {told(error)}") from error
-    for part in attribute.split("."):
-        if not hasattr(found, part):
-            public = [n for n in dir(found) if not n.startswith("_")]
-            near = difflib.get_close_matches(part, public, 1)
-            hint = f"; did you mean '{near[0]}'?" if near else ""
-            raise UserError(f"{name}: '{module_name}' has no '{attribute}'{hint}")
-        found = getattr(found, part)
-    return found
+
+    def hint(owner: Any, missing: str) -> str:
+        public = [n for n in dir(owner) if not n.startswith("_")]
+        near = difflib.get_close_matches(missing, public, 1)
+        return f"; did you mean '{near[0]}'?" if near else ""
+
+    return load_named(name, name, "MODULE:NAME", "lab:Strength", hint, told)
 
 
 def resolve(found: Any, kind: str | None = None, name: str | None = None) -> tuple[str, Any]:

@@ -25,7 +25,8 @@ from payoff.errors import UserError
 
 RECORD, REQUEST = "run.json", "request.json"
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
-FOLDERS = ("state", "model", "reward", "base")
+STATE = "state"  # what a run needs only until it is finished
+FOLDERS = (STATE, "model", "reward", "base")
 RESULTS = (
     *("designs.csv", "sweep.csv", "data.parquet", "codec.json", "report.html"),
     *("base_designs.csv", "history.csv", "compare.csv", "table.csv", "table.md"),
@@ -176,6 +177,13 @@ class RunFolder:
         }
         self.write_json(RECORD, {**extra, **record})
 
+    def drop_state(self) -> None:
+        """Delete ``state/``: a finished run needs no checkpoint."""
+        for file in (self.path / STATE).glob("*"):
+            file.unlink()
+        if (self.path / STATE).exists():
+            (self.path / STATE).rmdir()
+
     def _clear(self) -> None:
         # only what a run writes: a folder may hold the user's own files too
         for name in (RECORD, REQUEST, *RESULTS):
@@ -228,6 +236,11 @@ def read_record(path: str | Path) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise UserError(f"{file} is damaged: it holds a {type(record).__name__}")
     return record
+
+
+def source_name(source: Any) -> str:
+    """What a record calls the table that a run was given."""
+    return str(source) if isinstance(source, (str, Path)) else f"a {type(source).__name__}"
 
 
 def versions() -> dict[str, str]:

@@ -90,9 +90,8 @@ class AWM(Finetuner):
         self, run: Run, old: Denoiser, batch: Samples, advantage: Tensor, index: Tensor
     ) -> Tensor:
         process, (x0, cond) = run.policy.process, batch.rows(index)
-        t = losses.draw_times(process, len(x0), like=x0, generator=run.generator)
-        x_t = process.corrupt(x0, t, cond, generator=run.generator)
-        d = getattr(run.policy, "sigma_data", 1.0)
+        t, x_t = run.noised(x0, cond)
+        d = run.sigma_data
         with torch.no_grad():
             earlier = old(x_t, t, cond)
             before = losses.denoising_error(earlier, x0, process, t, cond, d)

@@ -14,7 +14,7 @@ from torch import Tensor
 from payoff.denoisers import Denoiser
 from payoff.metrics.diversity import mean_pairwise_distance, vendi_score
 from payoff.metrics.estimate import Estimate
-from payoff.metrics.paths import paths
+from payoff.metrics.paths import path_kl
 from payoff.processes import GaussianProcess
 from payoff.rewards.base import Reward
 from payoff.samplers import DDIM
@@ -67,16 +67,10 @@ class Monitor:
         noise_floor: float = 0.0,
         generator: torch.Generator | None = None,
     ) -> dict[str, Any]:
-        """Everything that can be measured on n fresh samples.
-
-        The divergence is that of paths whose kernels are at least ``noise_floor`` wide, in the
-        data's sd: where they get narrower nothing is decided any more, and yet the last of them
-        alone can be nine tenths of the whole.
-        """
+        """Everything that can be measured on n fresh samples; for kl see :func:`floored_kl`."""
         x = DDIM(denoiser, shape, steps, eta=1.0).sample(n, cond, generator=generator).clone()
-        models = (with_floor(model, noise_floor) for model in (denoiser, base))
-        mine, theirs = (DDIM(model, shape, steps, eta=1.0) for model in models)
-        divergence = Estimate.of(paths(mine, theirs, n, cond, generator=generator)[1])
+        models = denoiser, base
+        divergence = floored_kl(*models, shape, steps, n, cond, noise_floor, generator=generator)
         found = {"kl": divergence.value, "kl_stderr": divergence.stderr, "held_out": None}
         found |= {"held_out_stderr": None, "valid": None, "diversity": None, "vendi": None}
         if self.held_out is not None:
@@ -128,6 +122,27 @@ class Monitor:
                 f"{entry['round']}, {_told(before)} in round {self.best}, whose weights are kept"
             )
         return False
+
+
+def floored_kl(
+    denoiser: Denoiser,
+    base: Denoiser,
+    shape: tuple[int, ...],
+    steps: int,
+    n: int,
+    cond: Condition | None = None,
+    noise_floor: float = 0.0,
+    *,
+    generator: torch.Generator | None = None,
+) -> Estimate:
+    """The divergence of a model's paths from the base's, nats, over n ancestral paths.
+
+    Of kernels at least ``noise_floor`` wide, in the data's sd: where they get narrower nothing is
+    decided any more, and yet the last of them alone can be nine tenths of the whole.
+    """
+    models = (with_floor(model, noise_floor) for model in (denoiser, base))
+    mine, theirs = (DDIM(model, shape, steps, eta=1.0) for model in models)
+    return path_kl(mine, theirs, n, cond, generator=generator)
 
 
 def with_floor(denoiser: Denoiser, noise_floor: float) -> Denoiser:

@@ -17,12 +17,68 @@ All are pure functions; x is (B, ...), candidates (K, B, ...).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
 from payoff.spaces import Condition, Euclidean, Space, expand_to
 
 PROPOSALS, CHOICES = ("kernel", "gaussian", "ball"), ("soft", "sampled", "argmax")
+SHIFTS = ("gradient", "candidates", "zeroth-order")
+
+
+class Options(Protocol):
+    """What decides a shift; see :class:`payoff.finetuning.RGDM` for each."""
+
+    radius: float
+    proposal: str
+    shift: str
+    choice: str
+    candidates: int
+
+
+def shift(
+    options: Options,
+    x: Tensor,
+    std: Tensor,
+    gradient: Callable[[], Tensor],
+    scores: Callable[[Tensor], Tensor],
+    space: Space,
+    cond: Condition | None = None,
+    *,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """The shift (B, ...) of drafts x by the pay-off law around them.
+
+    Args:
+        options: the feasible set, and what is taken of the law on it.
+        x: (B, ...).
+        std: of the step that drew the drafts, (B,): the unit of the radius.
+        gradient: makes the slope (B, ...) of r/τ at x; asked for by shift="gradient" alone.
+        scores: r/τ (K, B) of candidates (K, B, ...); by the other shifts alone.
+        space: where x lives.
+        cond: carries the mask of ragged sets.
+        generator: of candidates and choices.
+    """
+    kernel = options.proposal == "kernel"
+    radius, limit = (std, std * options.radius) if kernel else (std * options.radius, None)
+    law = options.proposal, options.choice, space.dof(x, cond), limit
+    if options.shift == "gradient":
+        move = mean_shift(gradient(), radius, *law)
+        if options.choice == "sampled":
+            noise = space.noise(tuple(move.shape), cond, like=move, generator=generator)
+            move = move + expand_to(radius, move) * noise
+        return move
+    moves = candidates(x, options.candidates, options.proposal, space, cond, generator=generator)
+    found = scores(x + expand_to(radius, x) * moves)
+    if options.shift == "zeroth-order":
+        slope = zeroth_order_gradient(moves, found, radius, options.proposal, law[2])
+        return mean_shift(slope, radius, *law)
+    move = chosen(moves, found, options.choice, generator=generator)
+    move = expand_to(radius, move) * move
+    return move if limit is None else within(move, limit)
 
 
 def candidates(

@@ -68,13 +68,12 @@ class NFT(Finetuner):
 
     def _loss(self, run: Run, batch: Samples, chance: Tensor, index: Tensor) -> Tensor:
         process, (x0, cond) = run.policy.process, batch.rows(index)
-        t = losses.draw_times(process, len(x0), like=x0, generator=run.generator)
-        x_t = process.corrupt(x0, t, cond, generator=run.generator)
+        t, x_t = run.noised(x0, cond)
         with torch.no_grad():
             old, base = run.old_policy(refresh=False)(x_t, t, cond).x0, run.base(x_t, t, cond).x0
         new = run.policy(x_t, t, cond)
         towards, away = losses.mixed_estimates(new.x0, old, self.beta)
-        gain = losses.edm_weight(new, getattr(run.policy, "sigma_data", 1.0))
+        gain = losses.edm_weight(new, run.sigma_data)
         space = process.space  # type: ignore[attr-defined]
 
         def error(estimate: Tensor, goal: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from payoff.finetuning.advantages import (
     next_inverse_temperature,
     replace_failed,
 )
-from payoff.finetuning.rollouts import Samples, rows_of
+from payoff.finetuning.rollouts import Samples, drawn_rows, rows_of
 from payoff.metrics.weights import effective_sample_size
 from payoff.spaces import Condition
 
@@ -88,10 +88,7 @@ class Pool:
 
     def draw(self, inverse: float, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Row numbers (n,) of draws with replacement from the tilt at β."""
-        weights = self.log_weights(inverse).softmax(0)
-        where = generator.device if generator is not None else weights.device
-        picked = torch.multinomial(weights.to(where), n, replacement=True, generator=generator)
-        return picked.to(weights.device)
+        return drawn_rows(self.log_weights(inverse), n, generator=generator)
 
     def rows(self, index: Tensor) -> tuple[Tensor, Condition | None]:
         """(x0, cond) of some rows."""
@@ -105,5 +102,5 @@ class Pool:
 
     @classmethod
     def of_state(cls, state: dict[str, Any]) -> Pool:
-        """The inverse of :meth:`state`."""
+        """The inverse of :meth:`state`; an empty state is an empty pool."""
         return cls(**state)

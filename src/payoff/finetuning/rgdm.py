@@ -38,7 +38,7 @@ from typing import Any, ClassVar
 from payoff.configs import option
 from payoff.errors import UserError
 from payoff.finetuning.base import Finetuner
-from payoff.finetuning.neighbourhood import CHOICES, PROPOSALS
+from payoff.finetuning.neighbourhood import CHOICES, PROPOSALS, SHIFTS
 from payoff.finetuning.rgdm_sample import play_sample
 from payoff.finetuning.rgdm_step import play_known, play_reward, play_value
 from payoff.finetuning.run import Run
@@ -50,7 +50,7 @@ ROUNDS, LEAST_A_ROUND, MOST_A_ROUND = 20, 100, 2500
 OPTIONS = {
     "level": ("step", "sample"),
     "score": ("value", "x0hat", "noisy"),
-    "shift": ("gradient", "candidates", "zeroth-order"),
+    "shift": SHIFTS,
     "choice": CHOICES,
     "proposal": PROPOSALS,
     "anchor": ("data", "model"),

@@ -27,7 +27,7 @@ def play_sample(method: RGDM, run: Run) -> None:
     The first rounds score the data, each row once; when they are used up, samples of the model,
     tempered as in :mod:`payoff.finetuning.rwr`.
     """
-    pool = Pool.of_state(run.memory["pool"]) if "pool" in run.memory else Pool()
+    pool = Pool.of_state(run.memory.get("pool", {}))
     before = pool.inverse
     samples = _fresh(method, run, pool)
     pool.add(samples, 0.0 if run.memory.get("from_data") else pool.inverse)
@@ -51,5 +51,5 @@ def _fresh(method: RGDM, run: Run, pool: Pool) -> Samples:
     if method.proposal != "kernel":
         space = run.policy.process.space
         move = near.candidates(x0, 2, method.proposal, space, cond, generator=run.generator)[1]  # type: ignore[arg-type]
-        x0 = x0 + method.radius * getattr(run.policy, "sigma_data", 1.0) * move
+        x0 = x0 + method.radius * run.sigma_data * move
     return Samples(x0, run.score(x0, cond), cond)

@@ -17,7 +17,7 @@ from payoff.denoisers import Denoiser
 from payoff.finetuning import neighbourhood as near
 from payoff.kernels import GaussianKernel, Kernel
 from payoff.samplers import DDIM
-from payoff.spaces import Condition, expand_to
+from payoff.spaces import Condition
 
 Score = Callable[[Tensor, Tensor, Condition | None], Tensor]
 """score(x_s, s, cond) -> r/τ (B,): a value, or a reward at x_s or at a clean estimate of it."""
@@ -55,7 +55,7 @@ class ShiftedSampler(DDIM):
         steps, grid: as for every sampler.
         radius: ρ, in the step's standard deviation.
         proposal: ``gaussian``, ``ball`` or ``kernel``; see :class:`payoff.finetuning.RGDM`.
-        shift: ``gradient`` of the score, or ``candidates``.
+        shift: ``gradient`` of the score, ``candidates`` or ``zeroth-order``.
         choice: ``soft``, ``sampled`` or ``argmax``.
         candidates: how many.
 
@@ -78,7 +78,7 @@ class ShiftedSampler(DDIM):
         candidates: int = 16,
     ) -> None:
         super().__init__(denoiser, shape, steps, grid, eta=1.0)
-        if shift not in ("gradient", "candidates") or proposal not in near.PROPOSALS:
+        if shift not in near.SHIFTS or proposal not in near.PROPOSALS:
             raise ValueError(f"unknown shift {shift!r} or proposal {proposal!r}")
         self.score, self.radius, self.proposal = score, radius, proposal
         self.shift, self.choice, self.candidates = shift, choice, candidates
@@ -102,25 +102,20 @@ class ShiftedSampler(DDIM):
         cond: Condition | None,
         generator: torch.Generator | None,
     ) -> Tensor:
-        space, kernel = self.denoiser.process.space, self.proposal == "kernel"
-        radius, limit = (std, std * self.radius) if kernel else (std * self.radius, None)
-        if self.shift == "gradient":
+        def gradient() -> Tensor:
             # inference mode would forbid the gradient that is needed here
             with torch.inference_mode(False), torch.enable_grad():
                 here, level = x.clone().requires_grad_(True), s.clone()
-                (gradient,) = torch.autograd.grad(self.score(here, level, cond).sum(), here)
-            dof = space.dof(x, cond)  # type: ignore[attr-defined]
-            return near.mean_shift(gradient, radius, self.proposal, self.choice, dof, limit)
-        moves = near.candidates(
+                (found,) = torch.autograd.grad(self.score(here, level, cond).sum(), here)
+            return found
+
+        return near.shift(
+            self,
             x,
-            self.candidates,
-            self.proposal,
-            space,  # type: ignore[arg-type]
+            std,
+            gradient,
+            lambda ends: torch.stack([self.score(end, s, cond) for end in ends]),
+            self.denoiser.process.space,  # type: ignore[arg-type]
             cond,
             generator=generator,
         )
-        ends = x + expand_to(radius, x) * moves
-        scores = torch.stack([self.score(end, s, cond) for end in ends])
-        found = near.chosen(moves, scores, self.choice, generator=generator)
-        found = expand_to(radius, x) * found
-        return found if limit is None else near.within(found, limit)

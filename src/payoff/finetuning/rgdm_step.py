@@ -16,7 +16,7 @@ from torch import Tensor
 from payoff.finetuning import losses
 from payoff.finetuning import neighbourhood as near
 from payoff.finetuning.pool import Pool
-from payoff.finetuning.rollouts import rows_of, shuffled
+from payoff.finetuning.rollouts import drawn_rows, rows_of, shuffled
 from payoff.finetuning.run import Run
 from payoff.nets import ResidualMLP
 from payoff.predictions import Prediction
@@ -84,17 +84,17 @@ def play_value(method: RGDM, run: Run) -> None:
     The value is that of the next tempered tilt, relative to the law that the pool stands for now:
     :math:`V = \\log E[e^{(\\beta'-\\beta)r}|x_s]`. Its reward calls are the samples alone.
     """
-    pool = Pool.of_state(run.memory["pool"]) if "pool" in run.memory else Pool()
+    pool = Pool.of_state(run.memory.get("pool", {}))
     before = pool.inverse
     pool.add(run.samples(run.affordable()), before)
     pool.advance(1 / run.target.temperature, method.share, run.rounds - run.round)
     run.memory["pool"] = pool.state()
     gap = pool.inverse - before
-    value = learned_value(method, run, pool, before, gap) if gap > 0 else None
+    law = pool.log_weights(before)
+    value = learned_value(method, run, pool, law, gap) if gap > 0 else None
     run.old_policy()
     for _ in range(run.updates):
-        rows = pool.draw(before, run.batch_size, generator=run.generator)
-        x0, cond = pool.rows(rows)
+        x0, cond = pool.rows(drawn_rows(law, run.batch_size, generator=run.generator))
         draft = drafts(method, run, x0, cond)
         move = torch.zeros_like(x0) if value is None else shifted(method, run, draft, value)
         goal = _goal(method, run, draft, move)
@@ -143,29 +143,16 @@ def drafts(method: RGDM, run: Run, x0: Tensor, cond: Condition | None) -> Draft:
 
 def shifted(method: RGDM, run: Run, draft: Draft, value: Value | None) -> Tensor:
     """The shift δ̄ (B, ...) of the drafts, by the method's options."""
-    space, cond = run.policy.process.space, draft.cond
-    kernel = method.proposal == "kernel"
-    radius = draft.std * (1.0 if kernel else method.radius)
-    limit = draft.std * method.radius if kernel else None
-    dof = space.dof(draft.x_s, cond)  # type: ignore[attr-defined]
-    if method.shift == "gradient":
-        gradient = _gradient(method, run, draft, value)
-        move = near.mean_shift(gradient, radius, method.proposal, method.choice, dof, limit)
-        if method.choice == "sampled":
-            noise = space.noise(tuple(move.shape), cond, like=move, generator=run.generator)  # type: ignore[attr-defined]
-            move = move + expand_to(radius, move) * noise
-        return move
-    moves = near.candidates(
-        draft.x_s, method.candidates, method.proposal, space, cond, generator=run.generator
+    return near.shift(
+        method,
+        draft.x_s,
+        draft.std,
+        lambda: _gradient(method, run, draft, value),
+        lambda ends: _scores(method, run, ends, draft, value),
+        run.policy.process.space,  # type: ignore[arg-type]
+        draft.cond,
+        generator=run.generator,
     )
-    ends = draft.x_s + expand_to(radius, draft.x_s) * moves
-    scores = _scores(method, run, ends, draft, value)
-    if method.shift == "zeroth-order":
-        gradient = near.zeroth_order_gradient(moves, scores, radius, method.proposal, dof)
-        return near.mean_shift(gradient, radius, method.proposal, method.choice, dof, limit)
-    move = near.chosen(moves, scores, method.choice, generator=run.generator)
-    move = expand_to(radius, move) * move
-    return move if limit is None else near.within(move, limit)
 
 
 def _scores(method: RGDM, run: Run, ends: Tensor, draft: Draft, value: Value | None) -> Tensor:
@@ -216,7 +203,7 @@ def step_on(
     cond: Condition | None,
 ) -> None:
     """One optimiser step on (1 − λ) · plain + λ · shifted."""
-    process, d = run.policy.process, getattr(run.policy, "sigma_data", 1.0)
+    process, d = run.policy.process, run.sigma_data
     prediction = run.policy(x_t, t, cond)
     loss = method.mix * losses.denoising_error(prediction, goal, process, t, cond, d)
     if method.mix < 1:
@@ -225,14 +212,13 @@ def step_on(
     run.step(loss)
 
 
-def learned_value(method: RGDM, run: Run, pool: Pool, before: float, gap: float) -> Learned:
-    """V of the tilt by e^(gap · r) of the law the pool stands for at ``before``."""
+def learned_value(method: RGDM, run: Run, pool: Pool, law: Tensor, gap: float) -> Learned:
+    """V of the tilt by e^(gap · r) of the law whose log-weights in the pool are ``law`` (n,)."""
     assert pool.x0 is not None
 
     def make() -> Learned:
         net = ResidualMLP(run.shape[0], method.value_width, 2)
-        d = getattr(run.policy, "sigma_data", 1.0)
-        value = Learned(net, run.target, method.objective, sigma_data=d)
+        value = Learned(net, run.target, method.objective, sigma_data=run.sigma_data)
         return value.to(run.trainable[0])
 
     # kept from round to round: tilts of even size have values that differ little
@@ -241,7 +227,7 @@ def learned_value(method: RGDM, run: Run, pool: Pool, before: float, gap: float)
         pool.x0,
         pool.cond,
         scores=(gap * pool.known).to(pool.x0.dtype),
-        log_weights=pool.log_weights(before),
+        log_weights=law,
         steps=method.value_steps,
         generator=run.generator,
     )

@@ -104,6 +104,14 @@ def shuffled(
         order = order[size:]
 
 
+def drawn_rows(log_weights: Tensor, n: int, *, generator: torch.Generator | None = None) -> Tensor:
+    """Row numbers (n,), drawn with replacement by weights e^log_weights (m,)."""
+    weights = log_weights.softmax(0)
+    where = generator.device if generator is not None else weights.device
+    picked = torch.multinomial(weights.to(where), n, replacement=True, generator=generator)
+    return picked.to(weights.device)
+
+
 def rows_of(cond: Condition | None, index: Tensor) -> Condition | None:
     """The rows ``index`` of every condition."""
     return None if cond is None else {name: value[index] for name, value in cond.items()}

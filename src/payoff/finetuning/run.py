@@ -18,6 +18,7 @@ from payoff.configs import to_dict
 from payoff.denoisers import Denoiser
 from payoff.errors import UserError
 from payoff.finetuning.config import FinetuneConfig
+from payoff.finetuning.losses import draw_times
 from payoff.finetuning.monitor import Monitor, with_floor
 from payoff.finetuning.rollouts import Rollout, Samples, Transitions, rows_of
 from payoff.kernels import GaussianKernel, Kernel
@@ -25,7 +26,7 @@ from payoff.rewards.metered import Meter, Metered
 from payoff.samplers import DDIM
 from payoff.spaces import Condition
 from payoff.targets import Target
-from payoff.training.checkpoints import load_checkpoint, save_checkpoint
+from payoff.training.checkpoints import check_same, load_checkpoint, save_checkpoint
 
 M = TypeVar("M", bound=nn.Module)
 EQUAL_ROUNDS = 3  # rounds in a row whose rewards are all equal before the run gives up
@@ -138,6 +139,17 @@ class Run:
         """The model that is measured and returned: the average, if one is kept."""
         return self.policy if self.average is None else cast(Denoiser, self.average.module)
 
+    @property
+    def sigma_data(self) -> float:
+        """The data's standard deviation, in which the policy's errors are measured."""
+        return getattr(self.policy, "sigma_data", 1.0)
+
+    def noised(self, x0: Tensor, cond: Condition | None = None) -> tuple[Tensor, Tensor]:
+        """Noise levels t (B,) for clean samples (B, ...), and x_t."""
+        process = self.policy.process
+        t = draw_times(process, len(x0), like=x0, generator=self.generator)
+        return t, process.corrupt(x0, t, cond, generator=self.generator)
+
     def sampler(self, denoiser: Denoiser | None = None, eta: float = 1.0) -> DDIM:
         """The run's sampler on the policy or another model."""
         model = self.policy if denoiser is None else denoiser
@@ -179,30 +191,21 @@ class Run:
             RewardFailed: the reward raised, or answered with the wrong shape or type.
             UserError: every evaluation failed, or all rewards were equal three times in a row.
         """
+        with torch.no_grad():
+            return self.score_with_gradient(x, cond).to(self.trainable[0].dtype)
+
+    def score_with_gradient(self, x: Tensor, cond: Condition | None = None) -> Tensor:
+        """As :meth:`score`, differentiable in x."""
         where = f"on {len(x)} designs in round {self.round + 1}"
         try:
-            with torch.no_grad():
-                values = self.reward(x, None if cond is None else dict(cond))
+            values = self.reward(x, None if cond is None else dict(cond)).to(x.device)
         except UserError:
             raise
         except Exception as error:
             raise RewardFailed(
                 f"the reward failed {where}: {type(error).__name__}: {error}"
             ) from error
-        return self.checked(values.detach().to(x.device), where)
-
-    def score_with_gradient(self, x: Tensor, cond: Condition | None = None) -> Tensor:
-        """As :meth:`score`, differentiable in x."""
-        try:
-            values = self.reward(x, None if cond is None else dict(cond))
-        except UserError:
-            raise
-        except Exception as error:
-            raise RewardFailed(
-                f"the reward failed on {len(x)} designs in round {self.round + 1}: "
-                f"{type(error).__name__}: {error}"
-            ) from error
-        known = self.checked(values.detach(), f"on {len(x)} designs in round {self.round + 1}")
+        known = self.checked(values.detach(), where)
         return torch.where(known.isnan(), math.nan, values)
 
     def checked(self, values: Tensor, where: str) -> Tensor:
@@ -360,14 +363,8 @@ class Run:
         """Continue from the checkpoint."""
         assert self.checkpoint is not None
         state = load_checkpoint(self.checkpoint, self.trainable[0].device)
-        asked = {"identity": self.identity, "config": to_dict(self.config)}
-        for part, now in asked.items():
-            for name, value in now.items():
-                if state[part].get(name) != value:
-                    raise UserError(
-                        f"cannot resume from {self.checkpoint}: it was made with {name} = "
-                        f"{state[part].get(name)}, now it is {value}"
-                    )
+        check_same(self.checkpoint, state["identity"], self.identity)
+        check_same(self.checkpoint, state["config"], to_dict(self.config))
         self.policy.load_state_dict(state["policy"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average is not None:

@@ -54,7 +54,7 @@ class RWR(Finetuner):
             raise UserError(f"{self.name}: share must lie between 0 and 1, got {self.share}")
 
     def play(self, run: Run) -> None:
-        pool = Pool.of_state(run.memory["pool"]) if "pool" in run.memory else Pool()
+        pool = Pool.of_state(run.memory.get("pool", {}))
         before = pool.inverse
         samples = run.samples(run.affordable())
         last = 1 / run.target.temperature
@@ -84,17 +84,16 @@ def learn(run: Run, pool: Pool, before: float, control: bool) -> None:
     size, process, x = run.batch_size, run.policy.process, pool.x0
     gap = pool.inverse - before
     control = control and gap > 0 and x is not None and x.is_floating_point()
-    # drawn once a round in stratified order: fewer repeats than drawing every batch afresh
+    # drawn once a round and gone through in turn: fewer repeats than drawing every batch afresh
     law = before if control else pool.inverse
     picked = pool.draw(law, max(size * 4, len(pool)), generator=run.generator)
     weights = pool.step_weights(before, gap)[picked] if control else None
     old = run.old_policy() if control else None
-    d = getattr(run.policy, "sigma_data", 1.0)
+    d = run.sigma_data
     for index in shuffled(len(picked), size, run.updates, generator=run.generator):
         index = index.to(picked.device)
         x0, cond = pool.rows(picked[index])
-        t = losses.draw_times(process, len(x0), like=x0, generator=run.generator)
-        x_t = process.corrupt(x0, t, cond, generator=run.generator)
+        t, x_t = run.noised(x0, cond)
         prediction = run.policy(x_t, t, cond)
         if old is None or weights is None:
             run.step(losses.denoising_error(prediction, x0, process, t, cond, d))

@@ -19,6 +19,7 @@ carries a mask) they have shape (B,), one per condition row.
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterable
 from typing import ClassVar
@@ -31,6 +32,8 @@ from payoff.rewards.base import Reward
 from payoff.spaces import Condition
 from payoff.targets import Target, checked_temperature
 from payoff.values.base import Value
+
+ROOM = 1e6  # how far from a problem's temperature its frontier is looked for, as a factor
 
 
 class Law(Denoiser):
@@ -198,6 +201,26 @@ class Problem(Target):
         taus = list(temperatures)
         rewards = torch.stack([self.target_reward(tau, cond) for tau in taus])
         return rewards, torch.stack([self.kl(tau, cond) for tau in taus])
+
+    def frontier_gain(self, kl: float) -> float | None:
+        """The most mean reward above the base's that any law has at this divergence, nats.
+
+        That of the tilt with KL(p* ‖ p) = ``kl``, by bisection on the temperature; None where no
+        temperature within a factor of a million of the problem's own reaches it. At extreme
+        temperatures large terms cancel: ask a problem in double precision.
+        """
+        middle, room = math.log(self.temperature), math.log(ROOM)
+        low, high = middle - room, middle + room  # low temperature, large divergence
+        try:
+            if not float(self.kl(math.exp(low))) >= kl >= float(self.kl(math.exp(high))):
+                return None
+            for _ in range(60):
+                between = 0.5 * (low + high)
+                far = float(self.kl(math.exp(between))) > kl
+                low, high = (between, high) if far else (low, between)
+        except ValueError:  # the reward cannot be normalised at such a temperature
+            return None
+        return float(self.target_reward(math.exp(0.5 * (low + high))) - self.base_reward())
 
     def _tau(self, temperature: float | None) -> float:
         return self.temperature if temperature is None else checked_temperature(temperature)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,3 +36,17 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
         raise UserError(
             f"the checkpoint {path} cannot be read ({error}): delete it to start again"
         ) from error
+
+
+def check_same(path: Path, made_with: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse to continue with other options than a checkpoint was made with.
+
+    Raises:
+        UserError: names the first entry of ``now`` that differs.
+    """
+    for name, value in now.items():
+        if made_with.get(name) != value:
+            raise UserError(
+                f"cannot resume from {path}: it was made with {name} = {made_with.get(name)}, "
+                f"now it is {value}"
+            )

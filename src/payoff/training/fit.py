@@ -23,7 +23,7 @@ from payoff.denoisers import Denoiser
 from payoff.errors import UserError
 from payoff.schedules import Schedule
 from payoff.spaces import Condition
-from payoff.training.checkpoints import load_checkpoint, save_checkpoint
+from payoff.training.checkpoints import check_same, load_checkpoint, save_checkpoint
 from payoff.training.conditional import drop_labels
 
 
@@ -259,12 +259,8 @@ class _Run:
         assert self.checkpoint is not None
         state = load_checkpoint(self.checkpoint)
         fixed = ("steps", "batch_size", "learning_rate", "ema_decay", "label_dropout", "seed")
-        for name in fixed:
-            if state["config"][name] != getattr(self.config, name):
-                raise UserError(
-                    f"cannot resume from {self.checkpoint}: it was made with {name} = "
-                    f"{state['config'][name]}, now it is {getattr(self.config, name)}"
-                )
+        now = {name: getattr(self.config, name) for name in fixed}
+        check_same(self.checkpoint, state["config"], now)
         self.denoiser.load_state_dict(state["denoiser"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average is not None:

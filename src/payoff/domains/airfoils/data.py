@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 import tempfile
 from importlib import metadata
 from importlib.util import find_spec
@@ -19,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from payoff.domains.airfoils.geometry import COLUMNS, fit
+from payoff.domains.cache import cache_folder
 from payoff.errors import UserError
 
 CACHE_FORMAT = 1
@@ -38,18 +38,6 @@ def package_folder(package: str) -> Path:
             "Install the extra with: pip install payoff[airfoils]"
         )
     return Path(spec.origin).parent
-
-
-def cache_folder() -> Path:
-    """Where derived data are kept: $XDG_CACHE_HOME/payoff, or the platform's own place."""
-    given = os.environ.get("XDG_CACHE_HOME")
-    if given:
-        return Path(given).expanduser() / "payoff"
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData/Local")) / "payoff/Cache"
-    if sys.platform == "darwin":
-        return Path.home() / "Library/Caches/payoff"
-    return Path.home() / ".cache/payoff"
 
 
 def read_outline(path: Path) -> npt.NDArray[np.float64]:

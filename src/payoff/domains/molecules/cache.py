@@ -1,9 +1,8 @@
-"""The folder of derived data, and files in it that are either whole or not there."""
+"""Files of derived data that are either whole or not there."""
 
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 import zlib
 from pathlib import Path
@@ -12,22 +11,6 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-
-
-def cache_folder() -> Path:
-    """Where derived data are kept: $PAYOFF_CACHE, $XDG_CACHE_HOME/payoff, or the platform's place.
-
-    The folder need not exist.
-    """
-    if given := os.environ.get("PAYOFF_CACHE"):
-        return Path(given).expanduser()
-    if given := os.environ.get("XDG_CACHE_HOME"):
-        return Path(given).expanduser() / "payoff"
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData/Local")) / "payoff/Cache"
-    if sys.platform == "darwin":
-        return Path.home() / "Library/Caches/payoff"
-    return Path.home() / ".cache/payoff"
 
 
 def read_tensors(path: Path, key: str) -> dict[str, Tensor] | None:

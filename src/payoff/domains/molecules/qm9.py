@@ -20,7 +20,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from payoff.domains.molecules.cache import cache_folder, read_tensors, write_tensors
+from payoff.domains.cache import cache_folder
+from payoff.domains.molecules.cache import read_tensors, write_tensors
 from payoff.domains.molecules.molecule import NUMBER_OF, Molecule
 from payoff.errors import UserError
 
@@ -124,7 +125,7 @@ def load_qm9(*, cache: bool = True) -> QM9:
 
     Args:
         cache: read and write the cache folder; see
-            :func:`~payoff.domains.molecules.cache.cache_folder`.
+            :func:`~payoff.domains.cache.cache_folder`.
 
     Raises:
         UserError: the package ``qm9pack`` is not installed, or its files are not as expected.

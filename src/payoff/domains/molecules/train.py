@@ -43,7 +43,7 @@ from payoff.nets.equivariant import EquivariantTransformer
 from payoff.pretrained import save_pretrained
 from payoff.processes import GaussianProcess
 from payoff.schedules import LogLinear
-from payoff.training.checkpoints import load_checkpoint, save_checkpoint
+from payoff.training.checkpoints import check_same, load_checkpoint, save_checkpoint
 
 CHECKPOINT, LOG, MODEL = "checkpoint.pt", "log.jsonl", "model"
 GAMMA = 6.94  # the averaging window's standard deviation is a tenth of the run
@@ -229,12 +229,8 @@ class Run:
     def load(self) -> None:
         """Continue from the checkpoint, and drop log lines that came after it."""
         state = load_checkpoint(self.out / CHECKPOINT)
-        for name in SHAPING:
-            if state["config"][name] != getattr(self.config, name):
-                raise UserError(
-                    f"cannot resume from {self.out / CHECKPOINT}: it was made with {name} = "
-                    f"{state['config'][name]}, now it is {getattr(self.config, name)}"
-                )
+        now = {name: getattr(self.config, name) for name in SHAPING}
+        check_same(self.out / CHECKPOINT, state["config"], now)
         self.denoiser.load_state_dict(state["denoiser"])
         self.average.load_state_dict(state["average"])
         for optimizer, held in zip(self.optimizers, state["optimizers"], strict=True):

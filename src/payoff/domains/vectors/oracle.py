@@ -9,8 +9,6 @@ too: it is asked one row at a time, as a table of one row and, failing that, as 
 from __future__ import annotations
 
 import importlib
-import os
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +20,7 @@ import polars as pl
 
 from payoff.domains.vectors.table import close_match
 from payoff.errors import UserError
+from payoff.naming import load_named
 
 Array = npt.NDArray[np.float64]
 
@@ -126,43 +125,13 @@ def load_oracle(name: str) -> Oracle:
     Raises:
         UserError: the form is wrong, the module cannot be imported or it has no such function.
     """
-    module_name, colon, attribute = name.partition(":")
-    if not colon or not module_name or not attribute:
-        raise UserError(f"--oracle {name}: write it as MODULE:FUNCTION, for instance lab:strength")
-    if module_name.endswith(".py") or "/" in module_name or "\\" in module_name:
-        stem = os.path.basename(module_name).removesuffix(".py")
-        raise UserError(
-            f"--oracle {name}: name the module, not the file: {stem}:{attribute}, with the file in "
-            "the folder where payoff is started"
-        )
-    if "" not in sys.path and os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    importlib.invalidate_caches()
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is not None and module_name.split(".")[0] == error.name.split(".")[0]:
-            raise UserError(
-                f"--oracle {name}: there is no module '{module_name}' in {os.getcwd()} or the "
-                "Python environment"
-            ) from None
-        raise UserError(
-            f"--oracle {name}: '{module_name}' imports '{error.name}', which is not installed"
-        ) from error
-    except (Exception, SystemExit) as error:  # importing runs the user's code
-        raise UserError(
-            f"--oracle {name}: importing '{module_name}' failed: {type(error).__name__}: {error}"
-        ) from error
-    found: Any = module
-    for part in attribute.split("."):
-        if not hasattr(found, part):
-            names = [n for n in dir(found) if not n.startswith("_")]
-            public = [n for n in names if callable(getattr(found, n))]
-            raise UserError(
-                f"--oracle {name}: '{module_name}' has no '{attribute}'; "
-                f"{close_match(part, public) if public else 'it defines no function'}"
-            )
-        found = getattr(found, part)
+
+    def hint(owner: Any, missing: str) -> str:
+        public = [n for n in dir(owner) if not n.startswith("_") and callable(getattr(owner, n))]
+        return f"; {close_match(missing, public) if public else 'it defines no function'}"
+
+    said = f"--oracle {name}"
+    found = load_named(name, said, "MODULE:FUNCTION", "lab:strength", hint)
     return Oracle(found, name)
 
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from payoff.denoisers import Denoiser
 from payoff.experiments.finetune.setting import Setting
-from payoff.finetuning.monitor import with_floor
-from payoff.metrics import Estimate, mean_pairwise_distance, paths, vendi_score
+from payoff.finetuning.monitor import floored_kl
+from payoff.metrics import Estimate, mean_pairwise_distance, vendi_score
 from payoff.samplers import Ancestral
 from payoff.spaces import Condition
 
@@ -49,17 +49,11 @@ def sampled(
     *,
     generator: torch.Generator,
 ) -> tuple[Tensor, Estimate]:
-    """N samples of a model, and the divergence of its paths from the base's.
-
-    Towards the end the kernels are so narrow that the last transition alone, where nothing is
-    decided any more, may be nine tenths of the divergence. It is that of kernels at least ``BLUR``
-    wide, so of samples with that much noise.
-    """
+    """N samples of a model, and its divergence from the base with kernels ``BLUR`` wide."""
     seeds = torch.randint(2**60, (2,), generator=generator).tolist()
     first, second = (torch.Generator().manual_seed(seed) for seed in seeds)
     z = Ancestral(denoiser, shape, steps).sample(n, cond, generator=first).clone()
-    mine, its = (Ancestral(with_floor(model, BLUR), shape, steps) for model in (denoiser, base))
-    return z, Estimate.of(paths(mine, its, n, cond, generator=second)[1])
+    return z, floored_kl(denoiser, base, shape, steps, n, cond, BLUR, generator=second)
 
 
 def measure(setting: Setting, z: Tensor) -> dict[str, Any]:

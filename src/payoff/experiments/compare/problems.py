@@ -13,7 +13,6 @@ a method uses what it moves.
 
 from __future__ import annotations
 
-import math
 import time
 from pathlib import Path
 from typing import Any
@@ -48,7 +47,6 @@ MEASURES = {
 }
 WIDTH, DEPTH = 128, 3
 LEAST_KL = 1e-3  # nats: below this the share is noise over noise
-ROOM = 1e6  # how far from the problem's own temperature the frontier is looked for, as a factor
 
 
 def make_problem(
@@ -165,32 +163,13 @@ def measure(problem: Problem, x: Tensor, kl: Estimate) -> dict[str, Any]:
         "weight_error": None,
     }
     if kl.value > LEAST_KL:
-        found["frontier"] = frontier_gain(problem, kl.value)
+        found["frontier"] = problem.frontier_gain(kl.value)
         if found["frontier"] is not None:
             found["share"] = gain / found["frontier"]
             found["share_stderr"] = reward.stderr / found["frontier"]
     if isinstance(problem, MixtureProblem):
         found |= _weights(problem, x)
     return found
-
-
-def frontier_gain(problem: Problem, kl: float) -> float | None:
-    """R(kl) − E_p[r], by bisection on the temperature; None where no temperature reaches it."""
-
-    def divergence(log_tau: float) -> float:
-        return float(problem.kl(math.exp(log_tau)))
-
-    middle, room = math.log(problem.temperature), math.log(ROOM)
-    low, high = middle - room, middle + room  # low temperature, large divergence
-    try:
-        if not divergence(low) >= kl >= divergence(high):
-            return None
-        for _ in range(60):
-            between = 0.5 * (low + high)
-            low, high = (between, high) if divergence(between) > kl else (low, between)
-    except ValueError:  # the reward cannot be normalised at such a temperature
-        return None
-    return float(problem.target_reward(math.exp(0.5 * (low + high))) - problem.base_reward())
 
 
 def _weights(problem: MixtureProblem, x: Tensor) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from payoff.experiments.design.config import DesignConfig
 from payoff.experiments.design.jobs import Job
 from payoff.experiments.interrupts import held_back
 from payoff.experiments.progress import Reporter
-from payoff.experiments.records import RunFolder
+from payoff.experiments.records import STATE, RunFolder
 from payoff.nets import ResidualMLP
 from payoff.pretrained import CONFIG, from_pretrained, read_config, save_pretrained
 from payoff.processes import GaussianProcess
@@ -34,7 +34,7 @@ from payoff.whitening import Whitening
 # Beyond these noise levels standardised rows are noise or data to within 2 %; a wider range would
 # spend steps of the sampler where nothing happens.
 PROCESS = GaussianProcess(schedule=Cosine(log_snr_min=-8.0, log_snr_max=10.0))
-MODEL, STATE, REWARD = "model", "state", "reward"
+MODEL, REWARD = "model", "reward"
 FOLDS = 5
 
 

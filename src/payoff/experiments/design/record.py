@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import polars as pl
 import polars.selectors as cs
 
 from payoff.domains.vectors import Oracle
+from payoff.domains.vectors.kinds import Column
 from payoff.experiments.design.aims import DIGITS, Aim, Draws, Proposer, free_name
 from payoff.experiments.design.config import DesignConfig, flag
 from payoff.experiments.design.jobs import BUILT_IN, Job
@@ -159,11 +161,9 @@ def _in_blocks(
     return np.concatenate(parts), failed, message
 
 
-def data_summary(job: Job, config: DesignConfig) -> dict[str, Any]:
-    """Rows, labels and columns of the table."""
-    table = job.table
-    names = [c.name for c in table.features]
-    columns = [
+def column_summaries(columns: Iterable[Column]) -> list[dict[str, Any]]:
+    """What a record says of a table's columns."""
+    return [
         {
             "name": c.name,
             "kind": c.kind,
@@ -171,15 +171,21 @@ def data_summary(job: Job, config: DesignConfig) -> dict[str, Any]:
             "high": c.high,
             "levels": [str(level) for level in c.levels],
         }
-        for c in table.columns
+        for c in columns
     ]
+
+
+def data_summary(job: Job, config: DesignConfig) -> dict[str, Any]:
+    """Rows, labels and columns of the table."""
+    table = job.table
+    names = [c.name for c in table.features]
     return {
         "rows": len(table),
         "labelled": int(job.known.sum()),
         "unlabelled": len(table) - int(job.known.sum()),
         "left_out": table.left_out,
         "duplicates": len(table) - table.frame.select(names).n_unique(),
-        "columns": columns,
+        "columns": column_summaries(table.columns),
         "label_noise_nu": config.label_noise,
     }
 

@@ -27,7 +27,7 @@ from payoff.experiments.design.messages import (
     tell_reward,
     warn,
 )
-from payoff.experiments.design.model import REWARD, STATE, learn_reward, train_model
+from payoff.experiments.design.model import REWARD, learn_reward, train_model
 from payoff.experiments.design.record import (
     Found,
     Proposal,
@@ -39,7 +39,7 @@ from payoff.experiments.design.record import (
 )
 from payoff.experiments.machine import check_device, threads
 from payoff.experiments.progress import Reporter
-from payoff.experiments.records import TABLE, RunFolder, refuse_occupied
+from payoff.experiments.records import TABLE, RunFolder, refuse_occupied, source_name
 
 
 def design(
@@ -77,7 +77,7 @@ def design(
     with threads(config.threads, config.batch_size * config.width**2):
         job = make_job(config)
         check_limits(job, config)
-        request = to_dict(config) | {"source": _source_name(config.source)}
+        request = to_dict(config) | {"source": source_name(config.source)}
         asked = {**request, TABLE: job.fingerprint()}
         folder = RunFolder(out, asked, resume=resume, overwrite=overwrite)
         if resume and folder.finished:
@@ -113,7 +113,7 @@ def _run(
     with folder.stage("writing"):
         _write(folder, proposer, found)
     folder.finish(record)
-    _tidy(folder)
+    folder.drop_state()
     conclude(job, found, reporter)
     return found.frame
 
@@ -179,14 +179,3 @@ def _write(folder: RunFolder, proposer: Proposer, found: Found) -> None:
         job.table.frame.with_columns(pl.Series(name, predicted)).write_parquet(path)
     with folder.replacing("designs.csv") as path:
         found.frame.write_csv(path)
-
-
-def _tidy(folder: RunFolder) -> None:
-    for file in (folder.path / STATE).glob("*"):
-        file.unlink()
-    if (folder.path / STATE).exists():
-        (folder.path / STATE).rmdir()
-
-
-def _source_name(source: Any) -> str:
-    return str(source) if isinstance(source, (str, Path)) else f"a {type(source).__name__}"

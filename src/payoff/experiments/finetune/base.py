@@ -18,11 +18,11 @@ from payoff.experiments.design.model import build_denoiser, fitted, held_slots, 
 from payoff.experiments.finetune.config import TuneConfig
 from payoff.experiments.finetune.tables import same_columns
 from payoff.experiments.progress import Reporter
-from payoff.experiments.records import RunFolder
+from payoff.experiments.records import STATE, RunFolder
 from payoff.pretrained import CONFIG, from_pretrained, read_config, save_pretrained
 from payoff.whitening import Whitening
 
-BASE, MODEL, STATE, CODEC = "base", "model", "state", "codec.json"
+BASE, MODEL, CODEC = "base", "model", "codec.json"
 
 
 @dataclass

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 
 from payoff.configs import to_dict
+from payoff.experiments.design.record import column_summaries
 from payoff.experiments.finetune.config import TuneConfig, flag, without_password
 from payoff.experiments.finetune.setting import Setting, Temperature
 from payoff.finetuning import FinetuneConfig, Finetuner, Monitor
@@ -90,17 +91,7 @@ def make_record(
 def _data(setting: Setting) -> dict[str, Any]:
     """Rows and columns of the table."""
     table = setting.job.table
-    columns = [
-        {
-            "name": c.name,
-            "kind": c.kind,
-            "low": c.low,
-            "high": c.high,
-            "levels": [str(level) for level in c.levels],
-        }
-        for c in table.columns
-        if c.kind != "score"
-    ]
+    columns = column_summaries(c for c in table.columns if c.kind != "score")
     return {"rows": len(table), "left_out": table.left_out, "columns": columns}
 
 

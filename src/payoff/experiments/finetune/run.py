@@ -12,7 +12,7 @@ from payoff.configs import to_dict
 from payoff.errors import UserError
 from payoff.experiments.design.jobs import Job
 from payoff.experiments.design.messages import KINDS, MOST_SHOWN, warn
-from payoff.experiments.finetune.base import CODEC, MODEL, STATE, Base, check_base, make_base
+from payoff.experiments.finetune.base import CODEC, MODEL, Base, check_base, make_base
 from payoff.experiments.finetune.config import TuneConfig, without_password
 from payoff.experiments.finetune.methods import make_method
 from payoff.experiments.finetune.record import history_frame, make_record, summary
@@ -26,7 +26,7 @@ from payoff.experiments.finetune.setting import (
 from payoff.experiments.finetune.tables import read_job
 from payoff.experiments.machine import check_device, threads
 from payoff.experiments.progress import Reporter
-from payoff.experiments.records import TABLE, RunFolder, refuse_occupied
+from payoff.experiments.records import STATE, TABLE, RunFolder, refuse_occupied, source_name
 from payoff.finetuning import FinetuneConfig, Finetuner, Monitor, RatioMismatch
 from payoff.pretrained import CONFIG
 from payoff.targets import Target
@@ -74,7 +74,7 @@ def finetune(
         job = read_job(config, loop.seed)
         check_base(job, config)
         judges = find_judges(config, job, method)
-        request = {**to_dict(config), **to_dict(loop), "source": _source_name(config.source)}
+        request = {**to_dict(config), **to_dict(loop), "source": source_name(config.source)}
         request["ledger"] = without_password(config.ledger)
         asked = {**request, TABLE: job.fingerprint()}
         folder = RunFolder(out, asked, resume=resume, overwrite=overwrite)
@@ -118,7 +118,7 @@ def _run(
     with folder.stage("writing"):
         _write(folder, job, monitor, designs, reference, setting)
     folder.finish(record)
-    _tidy(folder)
+    folder.drop_state()
     reporter.say(summary(record))
     return designs
 
@@ -225,14 +225,3 @@ def _write(
     for name, frame in tables.items():
         with folder.replacing(name) as path:
             frame.write_csv(path)
-
-
-def _tidy(folder: RunFolder) -> None:
-    for file in (folder.path / STATE).glob("*"):
-        file.unlink()
-    if (folder.path / STATE).exists():
-        (folder.path / STATE).rmdir()
-
-
-def _source_name(source: Any) -> str:
-    return str(source) if isinstance(source, (str, Path)) else f"a {type(source).__name__}"
