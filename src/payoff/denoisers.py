@@ -221,6 +221,37 @@ class Corrected(Denoiser):
         return Prediction(x0, x_t, alpha, sigma)
 
 
+class Counted(Denoiser):
+    """A denoiser that counts what is asked of it: network calls are compared like reward calls.
+
+    Attributes:
+        rows: samples it has been evaluated on.
+        backward: samples through which a gradient has flowed back to their input.
+    """
+
+    def __init__(self, base: Denoiser) -> None:
+        super().__init__()
+        self.base, self.process = base, base.process
+        self.rows = self.backward = 0
+        if hasattr(base, "shape"):
+            self.shape = base.shape
+
+    def forward(self, x_t, t, cond=None):
+        self.rows += len(x_t)
+        if x_t.is_floating_point() and torch.is_grad_enabled() and x_t.requires_grad:
+            # a view of its own: the hook must not outlive this call, nor count another's gradient
+            x_t = x_t.view_as(x_t)
+            x_t.register_hook(self._went_back)
+        return self.base(x_t, t, cond)
+
+    def loss(self, x0, t, cond=None, *, generator=None):
+        self.rows += len(x0)
+        return self.base.loss(x0, t, cond, generator=generator)
+
+    def _went_back(self, gradient: Tensor) -> None:
+        self.backward += len(gradient)
+
+
 def _orthonormal(columns: Tensor) -> Tensor:
     # The signs make the factorisation unique, hence continuous; the scale of the columns is free,
     # so weight decay cannot shrink V.

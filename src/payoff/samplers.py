@@ -128,7 +128,7 @@ class Sampler(ABC):
         """The same samples in batches of at most ``batch_size``; ``progress(k)`` after each."""
         for first in range(0, n, batch_size):
             k = min(batch_size, n - first)
-            part = _rows(cond, first, k, n)
+            part = rows_of(cond, first, k, n)
             start = self.start(k, part, generator=generator)
             *_, (final, _) = self._walk(start, part, generator)
             if progress is not None:
@@ -160,7 +160,7 @@ class Sampler(ABC):
         initial: Tensor | None = None,
     ) -> Trajectory:
         """One batch with all its states, and the log-density of each transition."""
-        cond = _rows(cond, 0, n, n)
+        cond = rows_of(cond, 0, n, n)
         x = self.start(n, cond, generator=generator) if initial is None else initial
         states, log_probs = [x], []
         with torch.no_grad():
@@ -312,7 +312,8 @@ def _parameter_of(denoiser: Denoiser) -> Tensor | None:
     return None
 
 
-def _rows(cond: Condition | None, first: int, k: int, n: int) -> Condition | None:
+def rows_of(cond: Condition | None, first: int, k: int, n: int) -> Condition | None:
+    """Rows first … first + k of a condition of n rows, or of one that holds for all."""
     if cond is None:
         return None
     rows = {}

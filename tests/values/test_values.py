@@ -104,7 +104,7 @@ def test_plug_in_is_the_reward_of_the_estimate_and_biased() -> None:
 
 def test_plug_in_refuses_tokens() -> None:
     chain = TokenChain.random(3, 3)
-    with pytest.raises(TypeError, match="MonteCarlo"):
+    with pytest.raises(TypeError, match="Posterior"):
         PlugIn(chain)(torch.full((1, 3), 3), torch.tensor(1.0))
 
 

@@ -2,6 +2,7 @@
 
 ============  =========================  ================================================
 `PlugIn`      one denoiser call          biased at every noise level, however much compute
+`Posterior`   one denoiser call          biased; draws around the clean estimate; tokens too
 `MonteCarlo`  draws × steps calls        converges; the logarithm of a mean is biased down
 `Learned`     one call of its network    as good as its fit
 `ExactValue`  closed-form problems only  in :mod:`payoff.problems`
@@ -14,5 +15,6 @@ from payoff.values.base import Value
 from payoff.values.learned import Learned
 from payoff.values.monte_carlo import MonteCarlo
 from payoff.values.plug_in import PlugIn
+from payoff.values.posterior import Posterior
 
-__all__ = ["Learned", "MonteCarlo", "PlugIn", "Value"]
+__all__ = ["Learned", "MonteCarlo", "PlugIn", "Posterior", "Value"]

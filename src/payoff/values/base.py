@@ -9,7 +9,7 @@ re-weights by it, and at the pure-noise end its average gives Z.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -41,3 +41,15 @@ class Value(ABC):
 
         ``generator`` is for values that draw; the others do not look at it.
         """
+
+    def given(
+        self,
+        prediction: Any,
+        x_t: Tensor,
+        t: Tensor,
+        cond: Condition | None = None,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """The same where the base's own prediction at x_t is known: it need not be made twice."""
+        return self(x_t, t, cond, generator=generator)

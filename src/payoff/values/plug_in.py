@@ -21,7 +21,7 @@ class PlugIn(Value):
     """r(x0_hat) / τ.
 
     Raises TypeError for tokens: the mean of a categorical law is not a sequence. Use
-    :class:`~payoff.values.MonteCarlo` there.
+    :class:`~payoff.values.Posterior` there.
     """
 
     def __init__(self, target: Target) -> None:
@@ -30,8 +30,12 @@ class PlugIn(Value):
 
     def __call__(self, x_t, t, cond=None, *, generator=None) -> Tensor:
         prediction = self.target.denoiser(x_t, t, cond)
+        return self.given(prediction, x_t, t, cond, generator=generator)
+
+    def given(self, prediction, x_t, t, cond=None, *, generator=None) -> Tensor:
+        """r(x0_hat) / τ of a prediction."""
         if not isinstance(prediction, Prediction):
             raise TypeError(
-                "a plug-in value needs a clean estimate, which tokens do not have: use MonteCarlo"
+                "a plug-in value needs a clean estimate, which tokens do not have: use Posterior"
             )
         return self.target.reward(prediction.x0, cond) / self.target.temperature
