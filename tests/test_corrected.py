@@ -8,6 +8,8 @@ import torch
 from payoff.denoisers import Corrected, NetDenoiser
 from payoff.nets import ResidualMLP
 from payoff.problems import CloudProblem, GaussianSubspace, TokenChain
+from payoff.problems.mixture import GaussianMixture
+from payoff.problems.quadratic import Quadratic
 from payoff.problems.sequence import EnumeratedTokens
 from payoff.processes import GaussianProcess
 
@@ -36,17 +38,17 @@ def test_a_correction_that_starts_at_zero_leaves_the_base_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("sigma_data", [1.0, 2.0])
-def test_the_correction_enters_with_the_gain_of_a_trained_network(sigma_data: float) -> None:
-    """The gain is that of NetDenoiser: its estimates for two outputs differ by the same."""
-    problem = GaussianSubspace.random(3, 2, dtype=F64)
-    c = torch.tensor([1.0, -2.0, 0.5], dtype=F64)
+def test_a_constant_correction_is_the_tilt_of_normal_data_by_a_linear_reward(
+    sigma_data: float,
+) -> None:
+    r"""F = σ_d b/τ: the network is asked for the reward's slope, at every noise level alike."""
+    means, variance = torch.tensor([[1.0, 0.0, -2.0]], dtype=F64), torch.tensor([sigma_data**2])
+    base = GaussianMixture(means, variance.double())
+    slope, tau = torch.tensor([1.0, -2.0, 0.5], dtype=F64), 0.7
+    tilted = base.tilt(Quadratic(slope), tau)
     x, t = torch.randn(5, 3, dtype=F64), torch.rand(5, dtype=F64)
-    moved = Corrected(problem.base, Constant(c), sigma_data)(x, t).x0 - problem.base(x, t).x0
-    one, none = (
-        NetDenoiser(Constant(v), GaussianProcess(), sigma_data=sigma_data)(x, t).x0
-        for v in (c, 0 * c)
-    )
-    assert torch.allclose(moved, one - none)
+    found = Corrected(base, Constant(sigma_data * slope / tau), sigma_data)(x, t)
+    assert torch.allclose(found.x0, tilted(x, t).x0)
 
 
 def test_the_network_sees_what_that_of_a_trained_denoiser_sees() -> None:

@@ -186,12 +186,19 @@ class Subspace(Denoiser):
 class Corrected(Denoiser):
     r"""A frozen denoiser plus a trainable correction of its clean estimate.
 
-    .. math:: \hat x_0 = \hat x_0^{base} + c_{out}\,F(c_{in}\,x_t,\ \lambda_t/8,\ \text{cond})
+    .. math::
+        \hat x_0 = \hat x_0^{base} + \frac{v_t}{\sigma_d}\,
+        F(c_{in}\,x_t,\ \lambda_t/8,\ \text{cond}),\qquad
+        v_t = \frac{\sigma^2\sigma_d^2}{\alpha^2\sigma_d^2+\sigma^2}
 
-    with the gains of :class:`NetDenoiser`; for masked tokens the network's logits are added to the
-    base's log-probabilities. A network whose last layer starts at zero leaves the base as it is,
-    so fine-tuning starts where it should: for a model too large to train, or one that has nothing
-    to train, such as the exact law of a problem.
+    with :math:`c_{in}` of :class:`NetDenoiser`. A tilt moves the clean estimate by the posterior
+    variance times a slope, :math:`\hat x_0^* - \hat x_0 \approx v_t\,\nabla r/\tau`, so F has the
+    size of a slope at every noise level; the gain of a plain network, :math:`\sqrt{v_t}`, would ask
+    for outputs that vanish with the noise. For isotropic normal data and a linear reward F is
+    constant. For masked tokens the network's logits are added to the base's log-probabilities. A
+    network whose last layer starts at zero leaves the base as it is, so fine-tuning starts where it
+    should: for a model too large to train, or one that has nothing to train, such as the exact law
+    of a problem.
 
     Args:
         base: any denoiser; it is frozen.
@@ -217,7 +224,7 @@ class Corrected(Denoiser):
         c_in = (a * a * d * d + s * s) ** -0.5
         level = torch.as_tensor(log_snr / 8, device=x_t.device).to(x_t.dtype)
         out = self.net(c_in * x_t, level.expand(x_t.shape[0]), cond)
-        x0 = before.x0 + s * d * c_in * self.process.space.project(out, cond)
+        x0 = before.x0 + (s * c_in) ** 2 * d * self.process.space.project(out, cond)  # v_t / σ_d
         return Prediction(x0, x_t, alpha, sigma)
 
 

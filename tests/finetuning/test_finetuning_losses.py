@@ -179,7 +179,7 @@ def test_errors_count_inside_the_space_only() -> None:
         losses.denoising_error(off, x0, process, t, cond),
         losses.elbo_error(off, x0, process, t, cond),
         losses.apart(off, exact, process, cond),
-        losses.controlled_error(off, exact, x0, torch.ones(2, dtype=F64), process, cond),
+        losses.controlled_error(off, exact, x0, *torch.ones(2, 2, dtype=F64), process, cond),
     ):
         assert found.abs().max() < 1e-20
 
@@ -192,7 +192,7 @@ def test_weights_of_one_make_the_controlled_error_a_distance(seed: int) -> None:
     estimate = torch.randn(7, 3, dtype=F64, generator=seeded(seed))
     new = Prediction(estimate, x_t, old.alpha, old.sigma)
     ones = torch.ones(7, dtype=F64)
-    found = losses.controlled_error(new, old, x0, ones, process)
+    found = losses.controlled_error(new, old, x0, ones, 0 * ones, process)
     assert torch.allclose(found, losses.apart(new, old, process))
 
 
@@ -211,7 +211,7 @@ def test_the_controlled_error_has_the_gradient_of_the_weighted_one_with_less_noi
     weighted = w * losses.denoising_error(new, x0, process, t)
     (plain,) = torch.autograd.grad(weighted.sum(), estimate)
     (controlled,) = torch.autograd.grad(
-        losses.controlled_error(new, old, x0, w, process).sum(), estimate
+        losses.controlled_error(new, old, x0, w, w - 1, process).sum(), estimate
     )
     gap = plain - controlled
     z = gap.mean(0) / (gap.std(0) / n**0.5)

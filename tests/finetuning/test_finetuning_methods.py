@@ -45,6 +45,7 @@ BUDGETS: dict[str, dict[str, Any]] = {
     "grpo": {"updates": 10, "batch_size": 384, "learning_rate": 3e-3},
     "draft": {"updates": 4, "batch_size": 64, "learning_rate": 3e-3},
     "adjoint": {"updates": 10, "batch_size": 384, "learning_rate": 3e-3},
+    "gradient": FORWARD,
 }
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
     *((name, {}) for name in METHODS),

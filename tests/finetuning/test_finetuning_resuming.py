@@ -31,8 +31,9 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "adjoint": ("adjoint", {}),
     "dpo": ("dpo", {}),
     "dpo online": ("dpo", {"online": True}),
+    "gradient": ("gradient", {}),
 }
-WITH_GRADIENT = ("draft", "adjoint")
+WITH_GRADIENT = ("draft", "adjoint", "gradient")
 
 
 class Counted:

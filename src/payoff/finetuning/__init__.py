@@ -13,6 +13,7 @@ name       method                                   reward           fixed point
 `draft`    gradient through the sampler             differentiable   maximum of r (kl: p*)
 `adjoint`  adjoint matching                         differentiable   p*
 `dpo`      preferences                              pairs            near p*
+`gradient` adaptive gradient guidance               differentiable   maximum of r
 =========  =======================================  ===============  ======================
 """
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from payoff.finetuning.dpo import DPO
     from payoff.finetuning.dpok import DPOK
     from payoff.finetuning.draft import DRaFT
+    from payoff.finetuning.gradient import GradientGuided
     from payoff.finetuning.grpo import GRPO
     from payoff.finetuning.monitor import Monitor
     from payoff.finetuning.nft import NFT
@@ -52,6 +54,7 @@ _METHODS = {
     "draft": "DRaFT",
     "adjoint": "AdjointMatching",
     "dpo": "DPO",
+    "gradient": "GradientGuided",
 }
 _WHERE = {
     **{attribute: f"payoff.finetuning.{name}" for name, attribute in _METHODS.items()},
@@ -89,6 +92,7 @@ __all__ = [
     "DRaFT",
     "FinetuneConfig",
     "Finetuner",
+    "GradientGuided",
     "Monitor",
     "RatioMismatch",
     "RewardFailed",

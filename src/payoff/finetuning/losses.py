@@ -57,34 +57,28 @@ def apart(
     return (other.log_probs.exp() * gap).sum((-1, -2)) / prediction.x_t.shape[1]
 
 
-def noise_share(prediction: Prediction | TokenPrediction, sigma_data: float = 1.0) -> Tensor:
-    r"""The share of noise in the variance of x_t, () or (B,); 1 for tokens."""
-    if isinstance(prediction, TokenPrediction):
-        return prediction.log_probs.new_ones(())
-    alpha, sigma = torch.as_tensor(prediction.alpha), torch.as_tensor(prediction.sigma)
-    return sigma.square() / ((alpha * sigma_data).square() + sigma.square())
-
-
 def controlled_error(
     prediction: Prediction,
     earlier: Prediction,
     x0: Tensor,
     weights: Tensor,
+    excess: Tensor,
     process: Process,
     cond: Condition | None = None,
     sigma_data: float = 1.0,
 ) -> Tensor:
     r"""A weighted denoising error with an earlier model's estimate as control variate, (B,).
 
-    .. math:: w\,\|\hat x-\hat x_{old}\|^2 - 2(w-1)(\hat x-\hat x_{old})\cdot(x_0-\hat x_{old})
+    .. math:: w\,\|\hat x-\hat x_{old}\|^2 - 2e\,(\hat x-\hat x_{old})\cdot(x_0-\hat x_{old})
 
     in the units of :func:`denoising_error`. If :math:`\hat x_{old}` is the posterior mean of the
     law that x0 was drawn from, its gradient has the mean of that of
-    :math:`w\|\hat x-x_0\|^2`.
+    :math:`w\|\hat x-x_0\|^2` for every excess e that differs from w by what x_t tells, such as
+    w − 1.
     """
     move = process.space.project(prediction.x0 - earlier.x0, cond).flatten(1)  # type: ignore[attr-defined]
     noise = process.space.project(x0 - earlier.x0, cond).flatten(1)  # type: ignore[attr-defined]
-    loss = weights * move.square().sum(1) - 2 * (weights - 1) * (move * noise).sum(1)
+    loss = weights * move.square().sum(1) - 2 * excess * (move * noise).sum(1)
     return edm_weight(prediction, sigma_data) * loss / process.space.dof(x0, cond)  # type: ignore[attr-defined]
 
 

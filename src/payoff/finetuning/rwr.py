@@ -101,4 +101,4 @@ def learn(run: Run, pool: Pool, before: float, control: bool) -> None:
         with torch.no_grad():
             earlier = old(x_t, t, cond)
         w = weights[index]
-        run.step(losses.controlled_error(prediction, earlier, x0, w, process, cond, d))
+        run.step(losses.controlled_error(prediction, earlier, x0, w, w - 1, process, cond, d))

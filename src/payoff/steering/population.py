@@ -1,0 +1,157 @@
+r"""A batch of particle populations as one struct.
+
+P populations of K particles each; every one is an independent approximation of
+
+.. math:: \pi(f) \approx \sum_k w_k f(x_k)\Big/\sum_k w_k .
+
+Whatever belongs to a particle is a field here, and :meth:`Population.take` moves all of them
+together: weights, values or gradients that stay behind when states move belong to other particles,
+and the mistake does not show in the mean reward. A log-weight has two parts,
+
+.. math:: \log w_k = b_k + \varphi_k .
+
+With :math:`e^{b}` alone the particles stand for the base model's law at their time, whatever was
+done to them; the potential φ is borrowed from the end, and exchanged for another at every check.
+Weights are never reset: resampling by masses m gives an offspring of particle i the weight
+:math:`w_i/(Km_i)`, so the mean weight carries the normaliser,
+
+.. math:: \hat Z = \frac1K\sum_k w_k , \qquad E[\hat Z] = Z .
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from payoff.metrics import effective_sample_size
+
+
+@dataclass
+class Population:
+    """Particles and all that belongs to them.
+
+    Attributes:
+        states: (P * K, ...), population by population.
+        log_base: (P, K), b of each particle, not normalised.
+        potential: (P, K), φ of each particle.
+        values: (P, K), the last known value in nats, NaN before the first; at the end r/τ.
+        seen: (P, K), the running statistic a potential is made from.
+        roots: (P, K), the first ancestor of each particle, 0 … K−1.
+        prediction: the base's prediction at ``states``, None when they have just moved.
+        gradient: (P * K, ...), of the value at ``states``; None where it was not asked for.
+        resampled: (P, 1), how often each population was resampled.
+        norm: (P, 1), the largest Euclidean norm of the weights before resampling; 1/norm² is the
+            smallest effective sample size.
+        spread: (P,), the largest standard deviation of the log-weights on the way.
+        answered: (P, K), values in this place that did not fail, over all checks.
+        slots: (K,), 0 … K−1, and ``first`` (P, 1), the first row of each population.
+    """
+
+    states: Tensor
+    log_base: Tensor
+    potential: Tensor
+    values: Tensor
+    seen: Tensor
+    roots: Tensor
+    resampled: Tensor
+    norm: Tensor
+    spread: Tensor
+    answered: Tensor
+    slots: Tensor
+    first: Tensor
+    prediction: Any = None
+    gradient: Tensor | None = None
+
+    @classmethod
+    def of(cls, states: Tensor, particles: int, seen: float = 0.0) -> Population:
+        """Equal weights on states (P * K, ...)."""
+        n = len(states) // particles
+        real = states.dtype if states.is_floating_point() else torch.get_default_dtype()
+        wide = torch.promote_types(real, torch.float32)
+        zero = torch.zeros(n, particles, dtype=wide, device=states.device)
+        slots = torch.arange(particles, device=states.device)
+        first = torch.arange(0, n * particles, particles, device=states.device).unsqueeze(1)
+        return cls(
+            states, zero, zero, zero + math.nan, zero + seen, slots.expand(n, -1),
+            resampled=zero[:, :1], norm=zero[:, :1] + particles**-0.5, spread=zero[:, 0],
+            answered=zero, slots=slots, first=first,
+        )  # fmt: skip
+
+    @property
+    def particles(self) -> Tensor:
+        """The states by population, (P, K, ...)."""
+        return self.states.unflatten(0, self.log_base.shape)
+
+    @property
+    def log_weights(self) -> Tensor:
+        """The logarithms of the weights (P, K), not normalised: their mean estimates Z."""
+        return self.log_base + self.potential
+
+    @property
+    def weights(self) -> Tensor:
+        """Normalised weights (P, K); uniform where every particle has weight zero."""
+        equal = torch.where(self.dead.unsqueeze(1), 0.0, self.log_weights)
+        return equal.softmax(1)
+
+    @property
+    def ess(self) -> Tensor:
+        """The effective sample size, (P,); 0 where every particle has weight zero."""
+        return torch.where(self.dead, 0.0, effective_sample_size(self.log_weights))
+
+    @property
+    def log_z(self) -> Tensor:
+        """The logarithm of Ẑ, (P,). Ẑ is unbiased, its logarithm is low by half its variance."""
+        return self.log_weights.logsumexp(1) - math.log(self.log_base.shape[1])
+
+    @property
+    def dead(self) -> Tensor:
+        """Where every particle has weight zero: (P,) bool."""
+        return self.log_weights.amax(1) == -math.inf
+
+    @property
+    def ancestors(self) -> Tensor:
+        """How many of the first particles have descendants, (P,)."""
+        ordered = self.roots.sort(1).values
+        return (ordered.diff(dim=1) != 0).sum(1) + 1
+
+    def take(self, index: Tensor, log_weights: Tensor) -> None:
+        """Replace particle k of each population by its particle ``index[:, k]``: (P, K).
+
+        ``log_weights`` (P, K) are those of the offspring.
+        """
+        before = self.states
+        rows = (index + self.first).view(-1)
+        same = self.seen is self.potential
+        self.potential = self.potential.gather(1, index)
+        self.seen = self.potential if same else self.seen.gather(1, index)
+        self.values = self.values.gather(1, index)
+        self.roots = self.roots.gather(1, index)
+        self.log_base = log_weights - self.potential
+        self.states = before.index_select(0, rows)
+
+        def follow(x: Tensor) -> Tensor:
+            return self.states if x is before else x.index_select(0, rows)
+
+        if self.gradient is not None:
+            self.gradient = follow(self.gradient)
+        if self.prediction is not None:
+            self.prediction = mapped(self.prediction, follow)
+
+    def moved(self, states: Tensor, log_ratio: Tensor | None = None) -> None:
+        """New states (P * K, ...), with log p − log q (P * K,) where they were drawn from q."""
+        self.states, self.prediction, self.gradient = states, None, None
+        if log_ratio is not None:
+            self.log_base = self.log_base + log_ratio.view_as(self.log_base)
+
+
+def mapped(prediction: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """A prediction with every field that has a row a sample changed; levels of all stay."""
+    fields = {f.name: getattr(prediction, f.name) for f in dataclasses.fields(prediction)}
+    rows = {k: change(v) for k, v in fields.items() if isinstance(v, Tensor) and v.ndim}
+    return dataclasses.replace(prediction, **rows)

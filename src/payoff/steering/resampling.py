@@ -1,0 +1,114 @@
+r"""Resampling: K numbers of ancestors from K weights, for many populations at once.
+
+Every scheme is unbiased: with :math:`N_i` the number of offspring of particle i and normalised
+weights w,
+
+.. math:: E[N_i] = K\,w_i .
+
+Masses (P, K) need not sum to one; w are their shares. The schemes differ in the variance of
+:math:`N_i`:
+
+============= ==================================== ==========================================
+scheme        points in [0, 1)                     offspring
+============= ==================================== ==========================================
+`systematic`  (i + u)/K, one u                     floor or ceiling of K w, nothing else
+`stratified`  (i + u_i)/K                          within 2 of K w
+`residual`    floor(K w) copies, the rest at random at least floor(K w)
+`multinomial` K independent uniforms               binomial, the widest
+============= ==================================== ==========================================
+
+Reference: Comparison of Resampling Schemes for Particle Filtering (Douc, Cappé, Moulines, 2005).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def normalised(log_mass: Tensor) -> Tensor:
+    """Weights (P, K) that sum to one; a row without any mass (all −inf) is uniform."""
+    top = log_mass.amax(1, keepdim=True).clamp(min=torch.finfo(log_mass.dtype).min)
+    mass = (log_mass - top).exp()
+    total = mass.sum(1, keepdim=True)
+    return torch.where(total > 0, mass / total, 1.0 / log_mass.shape[1])
+
+
+def systematic(mass: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Ancestors (P, K), ascending, from masses (P, K): one random number a row.
+
+    Reference: Monte Carlo Filter and Smoother for Non-Gaussian Nonlinear State Space Models
+    (Kitagawa, 1996).
+    """
+    return _strata(mass, _uniform(mass[:, :1], generator))
+
+
+def stratified(mass: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Ancestors (P, K), ascending: one random number in every K-th part of [0, 1)."""
+    return _strata(mass, _uniform(mass, generator))
+
+
+def multinomial(mass: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Ancestors (P, K), independent of each other."""
+    return _find(mass, _uniform(mass, generator))
+
+
+def residual(mass: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Ancestors (P, K): floor(K w) copies of each, the rest multinomial in what is left over."""
+    k = mass.shape[1]
+    expected = k * mass / mass.sum(1, keepdim=True)
+    copies = expected.floor()
+    filled = copies.cumsum(1)
+    slots = torch.arange(k, device=mass.device).to(mass).expand_as(mass).contiguous()
+    certain = torch.searchsorted(filled, slots, right=True).clamp(max=k - 1)
+    # where nothing is left over no slot asks for it, and any masses will do
+    left = (expected - copies).clamp(min=0)
+    left = torch.where(left.sum(1, keepdim=True) > 0, left, 1.0)
+    return torch.where(slots < filled[:, -1:], certain, _find(left, _uniform(mass, generator)))
+
+
+Scheme = Callable[[Tensor, torch.Generator | None], Tensor]
+SCHEMES: dict[str, Scheme] = {
+    "systematic": systematic,
+    "stratified": stratified,
+    "residual": residual,
+    "multinomial": multinomial,
+}
+
+
+def pick(mass: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """One particle of each population, with probability proportional to its mass: (P,)."""
+    return _find(mass, _uniform(mass[:, :1], generator))[:, 0]
+
+
+def shuffled(index: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Each row of index (P, K) in random order.
+
+    Sorted ancestors are right as a set and wrong as a sequence: the first of them favours the
+    first particles.
+    """
+    order = _uniform(torch.empty_like(index, dtype=torch.float32), generator).argsort(1)
+    return index.gather(1, order)
+
+
+def _strata(mass: Tensor, u: Tensor) -> Tensor:
+    k = mass.shape[1]
+    return _find(mass, (torch.arange(k, device=mass.device) + u) / k)
+
+
+def _find(mass: Tensor, points: Tensor) -> Tensor:
+    """The particle whose piece of [0, 1) a point falls on; one of mass zero has no piece."""
+    cumulative = mass.cumsum(1)
+    # (K − 1 + u)/K may have been rounded to 1, which is past the end of the last piece
+    end = cumulative[:, -1:] * (1 - 2 * torch.finfo(points.dtype).eps)
+    found = torch.searchsorted(cumulative, points * end, right=True)
+    return found.clamp(max=mass.shape[1] - 1)  # not a number where there is no mass at all
+
+
+def _uniform(like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Uniform draws of the shape of ``like``, made where the generator lives."""
+    where = generator.device if generator is not None else like.device
+    u = torch.rand(like.shape, generator=generator, device=where, dtype=like.dtype)
+    return u.to(like.device)
