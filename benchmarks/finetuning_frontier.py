@@ -90,12 +90,18 @@ ENTRIES = (
         True,
     ),
     Entry("DPOK", "dpok", {}, policy(60_000, **FAST), True),
-    Entry("Adjoint matching", "adjoint", {}, policy(8000, updates=60, batch_size=2048), True),
+    Entry(
+        "Adjoint matching",
+        "adjoint",
+        {},
+        policy(40_000, updates=60, batch_size=2048, ema_decay=0.998),
+        True,
+    ),
     Entry(
         "AWM, KL in the reward",
         "awm",
         {},
-        policy(80_000, per_round=2000, updates=20, batch_size=2048),
+        policy(80_000, per_round=2000, updates=30, batch_size=2048, ema_decay=0.99),
         True,
     ),
     Entry("DRaFT with KL", "draft", {"kl": True}, {"calls": 40_000, "per_round": 1024}, True),
@@ -255,7 +261,7 @@ def play(job: tuple[str, Entry, int, bool]) -> dict[str, Any]:
     target = Target(model, problem.reward, problem.temperature)
     tuned = entry.build(problem).fit(target, config, monitor=monitor)
     seconds = time.perf_counter() - began
-    exact, n = make_problem(name, torch.float64), 500 if toy else 4000
+    exact, n = make_problem(name, torch.float64), 500 if toy else 12_000
     found = measured(problem, exact, tuned, model, n, seed)
     trail = [(h["kl"], h["held_out"]) for h in monitor.history]
     calls = monitor.history[-1]["calls"]

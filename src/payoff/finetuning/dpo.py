@@ -14,6 +14,7 @@ Direct Preference Optimization (Rafailov et al., 2023).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -31,6 +32,8 @@ from payoff.finetuning.run import Run
 from payoff.rewards.base import FunctionReward
 from payoff.spaces import Condition
 from payoff.targets import Target
+
+ROUNDS = 10
 
 
 @dataclass
@@ -50,6 +53,11 @@ class DPO(Finetuner):
     strength: float = option(1.0, "β, in units of nats: 1 aims at the target's temperature")
     draws: int = option(8, "noise levels that a log-density gain is the mean of")
     online: bool = option(False, "draw every round's pairs from the model instead of the base")
+
+    def defaults_for(self, calls: int) -> dict[str, Any]:
+        # the pairs are the base's whatever the round: ten rounds are enough at any budget
+        least = self.defaults["per_round"]
+        return {**self.defaults, "per_round": max(least, math.ceil(calls / ROUNDS))}
 
     def begin(self, run: Run) -> None:
         if self.draws < 1 or self.strength <= 0:
