@@ -1,4 +1,4 @@
-"""The command line: ``payoff design``, ``finetune``, ``compare``, ``sample``, ``report``, ``list``.
+"""The command line: ``payoff design``, ``finetune``, ``steer``, ``compare`` and the rest.
 
 A mistake in the input is one message and exit code 2, without a traceback; Ctrl-C and SIGTERM
 leave a checkpoint and exit with 130.
@@ -75,6 +75,7 @@ def design(
 
 
 app.command()(commands.finetune)
+app.command()(commands.steer)
 app.command()(commands.compare)
 
 

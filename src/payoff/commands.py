@@ -1,4 +1,4 @@
-"""The commands that learn: ``payoff finetune`` and ``compare``, and what commands share.
+"""``payoff finetune``, ``steer`` and ``compare``, and what commands share.
 
 Options are generated from the configuration dataclasses, so that a field, its help line and its
 default stand in one place.
@@ -19,6 +19,8 @@ from payoff.errors import UserError
 from payoff.experiments.compare.config import PRESETS as COMPARE_PRESETS
 from payoff.experiments.compare.config import CompareConfig
 from payoff.experiments.finetune.config import PRESETS, TuneConfig
+from payoff.experiments.steer.config import PRESETS as STEER_PRESETS
+from payoff.experiments.steer.config import SteerConfig
 from payoff.finetuning.config import FinetuneConfig
 
 _NAMES = {"identifiers": "--id", "settings": "--set", "minimize": "--minimize/--maximize"}
@@ -112,6 +114,31 @@ def finetune(
 
     CONTINUE[:] = continuing(sys.argv[1:], folder, out is not None)
     frame = run(config, loop, folder, resume=resume, overwrite=overwrite, quiet=quiet)
+    print(f"designs: {folder / 'designs.csv'} ({len(frame)})")
+    print(f"history: {folder / 'history.csv'}")
+    _report(folder)
+
+
+@with_options(SteerConfig)
+def steer(
+    source: Annotated[str, typer.Argument(help="a CSV, TSV or Parquet table, or: airfoils")],
+    options: dict[str, Any],
+    given: set[str],
+    out: Out = None,
+    preset: Preset = "default",
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Draw designs towards a reward from a model that stays as it is."""
+    options = preferred(options, given, preset, STEER_PRESETS)
+    config = SteerConfig(source=source, **options)
+    folder = out if out is not None else free_folder(f"{Path(source).stem}-{config.method}", resume)
+
+    from payoff.experiments.steer import steer as run
+
+    CONTINUE[:] = continuing(sys.argv[1:], folder, out is not None)
+    frame = run(config, folder, resume=resume, overwrite=overwrite, quiet=quiet)
     print(f"designs: {folder / 'designs.csv'} ({len(frame)})")
     print(f"history: {folder / 'history.csv'}")
     _report(folder)

@@ -64,11 +64,11 @@ def test_a_wrong_option(options: dict[str, Any], message: str) -> None:
 
 
 def test_a_method_carries_its_options_in_a_word_that_shells_leave_alone() -> None:
-    label, name, settings, learning = parse_method("rgdm:level=sample:radius=0.25:per-round=50")
-    assert label == "rgdm:level=sample:radius=0.25:per-round=50"
-    assert name == "rgdm"
-    assert settings == ["level=sample", "radius=0.25"]
-    assert learning == {"per_round": 50}
+    asked = parse_method("rgdm:level=sample:radius=0.25:per-round=50")
+    assert asked.label == "rgdm:level=sample:radius=0.25:per-round=50"
+    assert (asked.family, asked.name) == ("tune", "rgdm")
+    assert asked.settings == ["level=sample", "radius=0.25"]
+    assert asked.learning == {"per_round": 50}
 
 
 def test_every_method_meets_every_budget_and_seed_once() -> None:

@@ -40,6 +40,11 @@ def sample(
                 "--aim is for runs of payoff design: a fine-tuned model has its aim in its weights"
             )
         return tuned(run, count=count, seed=seed, quiet=quiet)
+    if kind == "steer":
+        raise UserError(
+            f"{run} steered its designs, and more of them cost reward calls: payoff steer with "
+            f"--base {run} and another --seed draws them from the same model"
+        )
     if kind == "compare":
         raise UserError(
             f"{run} compares several models: name the run of one of them, a folder in {run}/cells"
@@ -59,7 +64,7 @@ def told(record: dict[str, Any]) -> str:
             f"{record['score']['direction']} {record['score']['name']}"
         )
     designs, score = record["designs"], record["score"]
-    if kind == "finetune":
+    if kind in ("finetune", "steer"):
         calls, median = record["calls"]["spent"], designs["median"]
         found = "" if median is None else f", {median:.4g} in the median"
         return (

@@ -1,7 +1,7 @@
 """A finished run, on one page: reads a run folder, writes one HTML file, never samples or trains.
 
 ``build(run_folder)`` writes ``report.html`` next to the results it describes, for a run of
-``payoff design``, ``payoff finetune`` or ``payoff compare``. The page is a single file that opens
+``payoff design``, ``finetune``, ``steer`` or ``compare``. The page is a single file that opens
 offline: the plotting library and the data it draws are inside.
 """
 

@@ -6,13 +6,13 @@ import os
 from pathlib import Path
 
 from payoff.errors import UserError
-from payoff.report import compare, design, finetune
+from payoff.report import compare, design, finetune, steer
 from payoff.report.recorded import REPORT, kind_of
 from payoff.report.run import load
 
 
 def build(run_folder: str | Path) -> Path:
-    """Write the report of a finished run of ``payoff design``, ``finetune`` or ``compare``.
+    """Write the report of a finished run: ``payoff design``, ``finetune``, ``steer``, ``compare``.
 
     Only files of the folder are read; nothing is sampled, trained or scored.
 
@@ -29,6 +29,8 @@ def build(run_folder: str | Path) -> Path:
     kind = kind_of(folder)
     if kind == "finetune":
         page = finetune.page(finetune.load(folder))
+    elif kind == "steer":
+        page = steer.page(steer.load(folder))
     elif kind == "compare":
         page = compare.page(compare.load(folder))
     else:

@@ -17,7 +17,7 @@ from payoff.errors import UserError
 
 Array = npt.NDArray[np.float64]
 RECORD, REQUEST, REPORT = "run.json", "request.json", "report.html"
-KINDS = ("design", "finetune", "compare")
+KINDS = ("design", "finetune", "steer", "compare")
 _TRUE = {"true", "1", "1.0", "yes"}
 
 
@@ -96,7 +96,7 @@ def check_folder(folder: Path) -> None:
     if not folder.is_dir():
         raise UserError(
             f"there is no run folder {folder}; name the folder that `payoff design --out` wrote "
-            "(or payoff finetune, or payoff compare)"
+            "(or payoff finetune, steer or compare)"
         )
 
 
@@ -110,7 +110,7 @@ def kind_of(folder: Path) -> str:
     if not (folder / RECORD).exists() and not (folder / REQUEST).exists():
         raise UserError(
             f"{folder} holds no run: there is no {RECORD} in it. Name the folder that `payoff "
-            "design`, finetune or compare wrote with --out"
+            "design`, finetune, steer or compare wrote with --out"
         )
     record = read(folder / RECORD, _object, _begun(folder))
     kind = str(record.get("kind") or "design")
@@ -128,7 +128,11 @@ def _begun(folder: Path) -> str:
         request = _object(folder / REQUEST)
     except (OSError, ValueError):
         return "design"
-    return "compare" if "methods" in request else "finetune" if "method" in request else "design"
+    if "methods" in request:
+        return "compare"
+    if "particles" in request:
+        return "steer"
+    return "finetune" if "method" in request else "design"
 
 
 def read_record(folder: Path, command: str = "design") -> dict[str, Any]:

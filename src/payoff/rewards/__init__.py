@@ -9,6 +9,7 @@ from payoff.rewards.fitting import Candidate, FittedReward, fit_reward, spearman
 from payoff.rewards.learned import LearnedReward, Ridge
 from payoff.rewards.ledger import Entry, Ledger
 from payoff.rewards.metered import BudgetSpent, Meter, Metered
+from payoff.rewards.pooled import Lost, Pooled, WorkerError
 from payoff.rewards.remembered import Remembered, design_keys
 
 __all__ = [
@@ -22,15 +23,18 @@ __all__ = [
     "Gate",
     "LearnedReward",
     "Ledger",
+    "Lost",
     "Meter",
     "Metered",
     "Negate",
+    "Pooled",
     "Product",
     "Remembered",
     "Reward",
     "Ridge",
     "Scale",
     "Sum",
+    "WorkerError",
     "design_keys",
     "fit_reward",
     "spearman",

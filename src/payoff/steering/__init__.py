@@ -49,8 +49,21 @@ def __getattr__(name: str) -> Any:
     return found
 
 
+def names() -> tuple[str, ...]:
+    """What the methods are called; knowing it imports none of them."""
+    return tuple(_METHODS)
+
+
+def find(name: str) -> type[Steered]:
+    """The class of the method that is called ``name``; KeyError if there is none.
+
+    The others are not imported: a comparison starts a process for every method.
+    """
+    return _load(*_METHODS[name])
+
+
 def _load(module: str, attribute: str) -> Any:
     return getattr(importlib.import_module(f"payoff.steering.{module}"), attribute)
 
 
-__all__ = ["AllFailed", "Cost", "Degenerate", "Steered"]
+__all__ = ["AllFailed", "Cost", "Degenerate", "Steered", "find", "names"]

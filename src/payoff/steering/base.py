@@ -175,24 +175,32 @@ class Steered(Sampler):
     ) -> Steered:
         """The method at the largest ``size`` whose cost a sample stays within both budgets.
 
+        Where neither budget limits it (draws of a value cost no network), the size is its default.
+
         Raises:
             UserError: even the smallest costs more, or no budget was given.
         """
         if math.isinf(rewards) and math.isinf(network):
             raise UserError("give a budget: rewards or network evaluations a sample")
 
+        def cost_at(size: int) -> Cost:
+            return cls(target, shape, **{**options, cls.size: size}).cost()
+
         def fits(size: int) -> bool:
-            cost = cls(target, shape, **{**options, cls.size: size}).cost()
+            cost = cost_at(size)
             return cost.rewards <= rewards and cost.network <= network
 
         least = cls.least()
+        few, many = cost_at(least), cost_at(64 * least)
         if not fits(least):
-            cost = cls(target, shape, **{**options, cls.size: least}).cost()
             raise UserError(
                 f"{cls.name} cannot stay within {_budget(rewards, network)} a sample: at "
-                f"{cls.size} = {least} it takes {cost.rewards:g} reward calls and "
-                f"{cost.network:g} network evaluations"
+                f"{cls.size} = {least} it takes {few.rewards:g} reward calls and "
+                f"{few.network:g} network evaluations"
             )
+        limited = math.isfinite(rewards) and many.rewards > few.rewards
+        if not limited and not (math.isfinite(network) and many.network > few.network):
+            return cls(target, shape, **options)
         low, high = least, 2 * least
         while fits(high) and high < 2**24:
             low, high = high, 2 * high

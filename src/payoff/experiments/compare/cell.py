@@ -42,6 +42,8 @@ def run_cell(folder: Path) -> list[dict[str, Any]]:
 
             rows = run_designs(cell, shared, folder)
     common = {"calls": cell.calls, "seed": cell.seed, "memory": _memory(), "folder": folder.name}
+    if cell.network:
+        common["network_budget"] = cell.network
     rows = [{"label": cell.label, **common, **row} for row in rows]
     temporary = folder / f".{RESULT}.tmp"
     temporary.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")

@@ -7,21 +7,13 @@ from typing import Any
 
 from payoff.configs import option, suggest
 from payoff.errors import UserError
-from payoff.experiments.finetune.config import TOY, TuneConfig
+from payoff.experiments.finetune.config import TOY, TuneConfig, same_option
 
 PROBLEMS = ("mixture", "subspace", "chain")
 BASELINES = ("base", "best-of-n", "rcgdm")
 _WHAT, _TABLE, _MACHINE = "What to compare", "The table", "The machine"
 _BASE = "The base model"
-_TUNE = {f.name: f for f in fields(TuneConfig)}
-
-
-def _same(name: str, group: str) -> Any:
-    """The option of ``payoff finetune`` with that name, its default and help line."""
-    field = _TUNE[name]
-    metadata = {k: v for k, v in field.metadata.items() if k != "help"} | {"group": group}
-    default = [] if name in ("bounds", "identifiers", "categorical") else field.default
-    return option(default, field.metadata["help"], **metadata)
+_TUNE = {f.name for f in fields(TuneConfig)}
 
 
 @dataclass
@@ -31,10 +23,23 @@ class CompareConfig:
     source: str = option("airfoils", "airfoils, a table, or: mixture, subspace, chain")
     methods: str = option(
         "rgdm,rwr,ddpo,dpok,awm",
-        "methods, separated by commas, with options after colons: rgdm:level=sample:radius=0.25",
+        "methods of fine-tuning and steering, separated by commas, with options after colons: "
+        "rgdm:level=sample:radius=0.25,smc:every=2; a name of both is steering's, and tune: or "
+        "steer: in front says which",
         group=_WHAT,
     )
-    calls: str = option("10000", "numbers of reward calls, separated by commas", group=_WHAT)
+    calls: str = option(
+        "10000",
+        "numbers of reward calls, separated by commas: a tuned model learns with so many, a "
+        "steering method spends them on every 100 samples",
+        group=_WHAT,
+    )
+    network: str = option(
+        "",
+        "numbers of network evaluations for 100 samples, separated by commas: the steering methods "
+        "are compared at these too",
+        group=_WHAT,
+    )
     seeds: int = option(1, "how often everything is repeated", group=_WHAT)
     baselines: str = option(
         "base,best-of-n,rcgdm",
@@ -47,32 +52,35 @@ class CompareConfig:
         group=_WHAT,
         metavar="NAME=VALUE",
     )
-    reward: str | None = _same("reward", _WHAT)
-    minimize: bool = _same("minimize", _WHAT)
-    temperature: float | None = _same("temperature", _WHAT)
-    held_out: str | None = _same("held_out", _WHAT)
+    reward: str | None = same_option("reward", _WHAT)
+    minimize: bool = same_option("minimize", _WHAT)
+    temperature: float | None = same_option("temperature", _WHAT)
+    held_out: str | None = same_option("held_out", _WHAT)
     samples: int = option(
-        1000, "fresh samples that each model is judged by, beside its calls", group=_WHAT
+        1000,
+        "fresh samples that each model is judged by, beside its calls; a steering method on a "
+        "table by 100",
+        group=_WHAT,
     )
 
-    bounds: list[str] = _same("bounds", _TABLE)
-    identifiers: list[str] = _same("identifiers", _TABLE)
-    categorical: list[str] = _same("categorical", _TABLE)
+    bounds: list[str] = same_option("bounds", _TABLE)
+    identifiers: list[str] = same_option("identifiers", _TABLE)
+    categorical: list[str] = same_option("categorical", _TABLE)
 
-    base_width: int = _same("base_width", _BASE)
-    base_depth: int = _same("base_depth", _BASE)
-    base_steps: int = _same("base_steps", _BASE)
-    base_batch_size: int = _same("base_batch_size", _BASE)
-    base_learning_rate: float = _same("base_learning_rate", _BASE)
-    base_weight_decay: float = _same("base_weight_decay", _BASE)
+    base_width: int = same_option("base_width", _BASE)
+    base_depth: int = same_option("base_depth", _BASE)
+    base_steps: int = same_option("base_steps", _BASE)
+    base_batch_size: int = same_option("base_batch_size", _BASE)
+    base_learning_rate: float = same_option("base_learning_rate", _BASE)
+    base_weight_decay: float = same_option("base_weight_decay", _BASE)
 
     seed: int = option(0, "the first seed", group=_MACHINE)
     workers: int = option(
         2, "runs at a time, each a process of its own; 0: one after another in this process",
         group=_MACHINE,
     )  # fmt: skip
-    device: str = _same("device", _MACHINE)
-    precision: int = _same("precision", _MACHINE)
+    device: str = same_option("device", _MACHINE)
+    precision: int = same_option("precision", _MACHINE)
 
     def __post_init__(self) -> None:
         """Refuse what cannot work before any time is spent."""
@@ -85,23 +93,17 @@ class CompareConfig:
         if self.samples < 20:
             raise UserError(f"--samples must be at least 20, got {self.samples}")
         self.budgets()
+        self.networks()
         self.compared()
         self.tuning()
 
     def budgets(self) -> list[int]:
         """The numbers of reward calls, ascending."""
-        found = []
-        for text in self.calls.replace(" ", "").split(","):
-            try:
-                found.append(int(text.replace("_", "")))
-            except ValueError:
-                raise UserError(
-                    f"--calls {self.calls}: '{text}' is not a whole number; separate numbers by "
-                    "commas, for instance --calls 2000,10000"
-                ) from None
-            if found[-1] < 1:
-                raise UserError(f"--calls {self.calls}: {text} must be at least 1")
-        return sorted(set(found))
+        return _numbers("--calls", self.calls)
+
+    def networks(self) -> list[int]:
+        """The numbers of network evaluations, ascending."""
+        return _numbers("--network", self.network) if self.network.strip() else []
 
     def labels(self) -> list[str]:
         """The methods as they were written: name and options."""
@@ -128,6 +130,21 @@ class CompareConfig:
         """The options that every run of the comparison shares."""
         shared = {f.name: getattr(self, f.name) for f in fields(self) if f.name in _TUNE}
         return TuneConfig(**{**shared, "settings": [], "threads": 1, "count": 100})
+
+
+def _numbers(flag: str, given: str) -> list[int]:
+    found = []
+    for text in given.replace(" ", "").split(","):
+        try:
+            found.append(int(text.replace("_", "")))
+        except ValueError:
+            raise UserError(
+                f"{flag} {given}: '{text}' is not a whole number; separate numbers by commas, for "
+                f"instance {flag} 2000,10000"
+            ) from None
+        if found[-1] < 1:
+            raise UserError(f"{flag} {given}: {text} must be at least 1")
+    return sorted(set(found))
 
 
 TOY_COMPARE = {k: v for k, v in TOY.items() if k != "count"} | {

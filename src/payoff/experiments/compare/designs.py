@@ -14,6 +14,7 @@ from payoff.denoisers import Denoiser
 from payoff.experiments.compare.cell import learning
 from payoff.experiments.compare.measures import measure, sampled
 from payoff.experiments.compare.plan import Cell
+from payoff.experiments.compare.steered import steered_designs
 from payoff.experiments.design.aims import Proposer, choose, propose, sweep
 from payoff.experiments.design.jobs import Job
 from payoff.experiments.design.model import learn_reward, train_model
@@ -38,12 +39,15 @@ def run_designs(cell: Cell, shared: dict[str, Any], folder: Path) -> list[dict[s
     config = TuneConfig(**shared["tuning"])
     if cell.kind == "tune":
         return [_tuned(cell, config, shared, folder)]
+    if cell.kind == "steer":
+        return [steered_designs(cell, config, learning(cell), folder)]
     job = read_job(config, cell.seed)
     setting = _setting(cell, config, job, folder)
     if cell.kind == "base":
         z = setting.draw(setting.base, shared["samples"], setting.generator(JUDGED))
         return [
             {
+                "family": "base",
                 "kl": 0.0,
                 "spent": 0,
                 "distinct": 0,
@@ -77,8 +81,11 @@ def _tuned(cell: Cell, config: TuneConfig, shared: dict[str, Any], folder: Path)
     z, divergence = _fresh(setting, tuned.denoiser, shared["samples"], base.cond)
     return {
         **measure(setting, z),
+        "family": "tune",
+        "declared": "p*" if record["method"]["claims_target"] else "reward",
         "kl": divergence.value,
         "kl_stderr": divergence.stderr,
+        "network": record["tuning"]["network"],
         "spent": record["calls"]["spent"],
         "distinct": record["calls"]["distinct"],
         "seconds": record["tuning"]["seconds"] + record["timings"]["temperature"],
@@ -110,6 +117,8 @@ def _best_of_n(
     chosen = z.reshape(kept, n, -1)[torch.arange(kept), rewards.argmax(1)]
     seconds, distinct = time.perf_counter() - began, setting.reward.fresh
     row = {
+        "family": "baseline",
+        "network": n * kept * setting.loop.sampler_steps,
         "kl": math.log(n) - (n - 1) / n,
         "spent": n * kept,
         "distinct": distinct,
@@ -142,6 +151,7 @@ def _conditional(
     label = proposer.model.label(aim).to(proposer.like)
     z, divergence = _fresh(setting, proposer.model.denoiser, shared["samples"], {"label": label})
     common = {
+        "family": "baseline",
         "spent": cell.calls,
         "distinct": distinct,
         "seconds": seconds,

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import numpy as np
+import polars as pl
 import torch
 from torch import Tensor
 
@@ -31,6 +32,9 @@ MEASURES = {
     "kl": "divergence of the model's paths from the base's, nats, no kernel narrower than sd / 20",
     "spent": "reward calls used to learn or to choose",
     "distinct": "different designs among them",
+    "network": "network evaluations for that, those of learning included; for a steering method "
+    "and best-of-n those of drawing 100 designs",
+    "backward": "how many of these were differentiated by the input",
     "seconds": "time for that, without training the base and without judging",
     "memory": "largest memory of the process, MiB",
 }
@@ -58,7 +62,12 @@ def sampled(
 
 def measure(setting: Setting, z: Tensor) -> dict[str, Any]:
     """The measures of samples z (n, d); scores in the user's direction, None where unknown."""
-    frame, names = setting.judged(z), setting.job.codec.columns
+    return judged(setting, setting.judged(z), setting.designs.project(z))
+
+
+def judged(setting: Setting, frame: pl.DataFrame, x: Tensor) -> dict[str, Any]:
+    """The measures of judged designs, as ``Setting.judged`` makes them, encoded as x (n, D)."""
+    names = setting.job.codec.columns
     extra = frame.columns[len(names) :]
     score = frame[extra[0]].to_numpy().astype(float)
     valid, support = frame[extra[-2]].to_numpy(), frame[extra[-1]].to_numpy().astype(float)
@@ -70,7 +79,7 @@ def measure(setting: Setting, z: Tensor) -> dict[str, Any]:
     if setting.held_out is not None:
         values = frame[extra[1]].to_numpy().astype(float)[valid]
         held = _median(values[np.isfinite(values)])
-    rows = setting.base.to_model(setting.designs.project(z)).double().cpu()
+    rows = setting.base.to_model(x).double().cpu()
     rows = rows[rows.isfinite().all(1)]
     return {
         "samples": len(score),

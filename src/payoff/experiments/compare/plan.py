@@ -11,7 +11,9 @@ from payoff.configs import suggest
 from payoff.errors import UserError
 from payoff.experiments.compare.config import PROBLEMS, CompareConfig
 from payoff.experiments.finetune.methods import converted, make_method, options_of
+from payoff.experiments.steer.methods import method_class, parsed
 from payoff.finetuning import METHODS, FinetuneConfig
+from payoff.steering import names
 
 OWN = ("calls", "seed")  # of the learning's options: the comparison sets these
 
@@ -21,11 +23,12 @@ class Cell:
     """One run of a comparison.
 
     Attributes:
-        kind: ``base``, ``best-of-n``, ``rcgdm``, ``tune``, or ``problem`` for a closed form.
+        kind: ``base``, ``best-of-n``, ``rcgdm``, ``tune`` or ``steer``.
         label: what the table calls it.
         method: the method's name, with its options and those of the learning.
-        calls: its budget; 0 for the base.
+        calls: its budget; 0 for the base, and where the network is what counts.
         seed: of everything random in it.
+        network: its budget of network evaluations; 0: it has one of calls.
     """
 
     kind: str
@@ -35,12 +38,14 @@ class Cell:
     method: str | None = None
     settings: list[str] = field(default_factory=list)
     learning: dict[str, Any] = field(default_factory=dict)
+    network: int = 0
 
     @property
     def name(self) -> str:
         """The name of its folder."""
         label = re.sub(r"[^\w.=-]+", "_", self.label)
         budget = f"-{self.calls}" if self.calls else ""
+        budget += f"-network{self.network}" if self.network else ""
         return f"{label}{budget}-seed{self.seed}"
 
     def to_dict(self) -> dict[str, Any]:
@@ -70,12 +75,17 @@ def plan(config: CompareConfig) -> list[Cell]:
             ]
         if "rcgdm" in compared and not problem:
             cells += [Cell("rcgdm", "rcgdm", calls, seed, learning=shared) for seed in seeds]
-        for label, name, settings, learning in methods:
-            kind = "problem" if problem else "tune"
-            merged = {**shared, **learning}
+        for one in methods:
+            merged = {**shared, **one.learning}
             # what the learning cannot do with is found here and not in an hour
             FinetuneConfig(**{**merged, "calls": calls})
-            cells += [Cell(kind, label, calls, seed, name, settings, merged) for seed in seeds]
+            rest = (one.name, one.settings, merged)
+            cells += [Cell(one.family, one.label, calls, seed, *rest) for seed in seeds]
+    for network in config.networks():
+        for one in methods:
+            if one.family == "steer":
+                own = (one.name, one.settings, {**shared, **one.learning}, network)
+                cells += [Cell("steer", one.label, 0, seed, *own) for seed in seeds]
     return cells
 
 
@@ -84,18 +94,56 @@ def base_cell(seed: int, learning: dict[str, Any] | None = None) -> Cell:
     return Cell("base", "base", 0, seed, learning=learning or {})
 
 
-def parse_method(label: str) -> tuple[str, str, list[str], dict[str, Any]]:
-    """(label, name, options of the method, options of the learning) of ``rgdm:radius=0.5``.
+@dataclass
+class Asked:
+    """A method as the user wrote it.
+
+    Attributes:
+        label: what the table calls it; steering methods begin with ``steer:``.
+        family: ``tune`` or ``steer``.
+        name: of the method.
+        settings: its own options.
+        learning: options of the learning.
+    """
+
+    label: str
+    family: str
+    name: str
+    settings: list[str]
+    learning: dict[str, Any]
+
+
+def parse_method(text: str) -> Asked:
+    """What ``rgdm:radius=0.5``, ``smc:every=2`` or ``tune:gradient`` stands for.
+
+    A name that both families have is steering's unless ``tune:`` stands in front.
 
     Raises:
         UserError: there is no such method or option, or a value does not fit.
     """
-    name, *given = label.split(":")
-    if name not in METHODS:
+    name, *given = text.split(":")
+    family = ""
+    if name in ("tune", "steer") and given:
+        family, name, *given = name, *given
+    both = name in METHODS and name in names()
+    known = {"tune": tuple(METHODS), "steer": names()}.get(family, (*METHODS, *names()))
+    if name not in known:
         raise UserError(
-            f"--methods {label}: there is no method '{name}'{suggest(name, METHODS)} (there are: "
-            f"{', '.join(METHODS)})"
+            f"--methods {text}: there is no method '{name}'{suggest(name, known)} (there are: "
+            f"{', '.join(dict.fromkeys(known))})"
         )
+    family = family or ("steer" if name in names() else "tune")
+    label = ":".join([name, *given])
+    if family == "tune":
+        return _tuned(f"tune:{label}" if both else label, name, given)
+    try:
+        parsed(method_class(name, "--methods"), given)
+    except UserError as error:
+        raise UserError(f"--methods {text}: {error}") from error
+    return Asked(f"steer:{label}", family, name, given, {})
+
+
+def _tuned(label: str, name: str, given: list[str]) -> Asked:
     own = options_of(METHODS[name])
     shared = [f.name for f in dataclasses.fields(FinetuneConfig) if f.name not in OWN]
     settings, learning = [], []
@@ -112,7 +160,7 @@ def parse_method(label: str) -> tuple[str, str, list[str], dict[str, Any]]:
                 f"'{key}'{suggest(key, known)} (there are: {', '.join(known)})"
             )
     make_method(name, settings)
-    return label, name, settings, learning_options(learning, f"--methods {label}")
+    return Asked(label, "tune", name, settings, learning_options(learning, f"--methods {label}"))
 
 
 def learning_options(given: list[str], where: str) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,13 @@ from payoff.experiments.compare import measures, problems
 from payoff.experiments.compare.cell import RESULT, SPEC
 from payoff.experiments.compare.config import BASELINES, PROBLEMS, CompareConfig
 from payoff.experiments.compare.plan import Cell, base_cell, plan
-from payoff.experiments.compare.table import cells_frame, markdown, summary_frame
+from payoff.experiments.compare.steered import PER
+from payoff.experiments.compare.table import both_tables, cells_frame, summary_frame
 from payoff.experiments.compare.workers import results_of, run_cells
 from payoff.experiments.design.jobs import BUILT_IN
 from payoff.experiments.design.messages import warn
-from payoff.experiments.finetune.config import flag
 from payoff.experiments.finetune.methods import make_method
+from payoff.experiments.finetune.record import changed, spelled
 from payoff.experiments.finetune.setting import find_judges
 from payoff.experiments.finetune.tables import read_job
 from payoff.experiments.machine import check_device
@@ -31,15 +31,11 @@ from payoff.experiments.records import TABLE, RunFolder, read_record, refuse_occ
 CELLS = "cells"
 TABLE_COLUMNS = (
     *("median", "best", "valid", "median_all", "held_out", "support"),
-    *("diversity", "vendi", "kl", "distinct", "seconds", "memory"),
+    *("diversity", "vendi", "kl", "distinct", "network", "seconds", "memory"),
 )
 PROBLEM_COLUMNS = (
-    "reward",
-    "gain",
-    "kl",
-    "share",
-    "weight_error",
-    "seconds",
+    *("reward", "gain", "w1", "energy", "mode_1", "mode_2", "weight_error", "diversity"),
+    *("kl", "share", "spent", "network", "seconds"),
 )
 
 
@@ -51,11 +47,12 @@ def compare(
     overwrite: bool = False,
     quiet: bool = False,
 ) -> pl.DataFrame:
-    """Tune the same base with several methods at the same numbers of reward calls.
+    """Tune and steer the same base with several methods at the same numbers of reward calls.
 
     Every (method, calls, seed) is a run in a process of its own, whose crash costs that cell only.
     The base of a seed is trained once. Each model is judged by fresh samples, whose calls are no
-    part of anyone's budget.
+    part of anyone's budget; for a steering method the budget is that of 100 samples. A steering
+    method that does not apply has a row that says why.
 
     Args:
         config: what to compare.
@@ -166,6 +163,7 @@ def _finish(
             continue
         if cell.name in errors:
             same = {"label": cell.label, "calls": cell.calls, "seed": cell.seed}
+            same |= {"network_budget": cell.network} if cell.network else {}
             rows.append({**same, "error": errors[cell.name], "folder": cell.name})
             warn(f"{cell.name} crashed: {errors[cell.name]}", folder, reporter)
         else:
@@ -178,7 +176,7 @@ def _finish(
         table.write_csv(path)
     with folder.replacing("table.md") as path:
         shown = PROBLEM_COLUMNS if problem else TABLE_COLUMNS
-        path.write_text(markdown(table, told, shown), encoding="utf-8")
+        path.write_text(both_tables(table, told, shown), encoding="utf-8")
     folder.finish(
         {
             "kind": "compare",
@@ -190,6 +188,8 @@ def _finish(
             "labels": list(dict.fromkeys(row["label"] for row in rows)),
             "baselines": [b for b in BASELINES if b in config.compared()],
             "budgets": config.budgets(),
+            "networks": config.networks(),
+            "per": PER,
             "seeds": list(range(config.seed, config.seed + config.seeds)),
             "cells": len(cells),
             "crashed": errors,
@@ -212,15 +212,5 @@ def _score_name(config: CompareConfig) -> str:
 
 def command(config: CompareConfig, out: Path) -> list[str]:
     """The words of the command that makes this comparison again."""
-    words = ["payoff", "compare", config.source]
-    for field in fields(config):
-        value = getattr(config, field.name)
-        if field.name == "source" or value in (field.default, []):
-            continue
-        if value is True:
-            words.append(flag(field.name))
-        else:
-            for one in value if isinstance(value, list) else [value]:
-                dash = str(one).startswith("-")
-                words += [f"{flag(field.name)}={one}"] if dash else [flag(field.name), str(one)]
-    return [*words, "--out", str(out)]
+    given = [(name, value) for name, value in changed(config) if name != "source"]
+    return spelled("compare", config.source, given, out)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
 from payoff.configs import option
@@ -130,6 +130,14 @@ TOY = {"base_width": 32, "base_depth": 2, "base_steps": 150, "count": 20}
 TOY_LOOP = {"calls": 600, "per_round": 100, "sampler_steps": 8, "evaluate": 64}
 PRESETS: dict[str, dict[str, Any]] = {"default": {}, "toy": {**TOY, **TOY_LOOP}}
 """``toy`` is for trying things out: seconds instead of minutes, and designs to match."""
+
+
+def same_option(name: str, group: str) -> Any:
+    """The option of ``payoff finetune`` with that name for another job: default and help line."""
+    field = next(f for f in fields(TuneConfig) if f.name == name)
+    metadata = {k: v for k, v in field.metadata.items() if k != "help"} | {"group": group}
+    default = [] if field.default is MISSING else field.default
+    return option(default, field.metadata["help"], **metadata)
 
 
 def without_password(url: str | None) -> str | None:

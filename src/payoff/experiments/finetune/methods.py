@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any
 
 from payoff.configs import suggest
@@ -31,8 +31,28 @@ def make_method(name: str, settings: Sequence[str] = ()) -> Finetuner:
             f"--method {name}: there is no such method{suggest(name, METHODS)} (there are: "
             f"{', '.join(METHODS)})"
         )
-    cls = METHODS[name]
-    fields = options_of(cls)
+    values = settings_of(METHODS[name], name, settings, options_of(METHODS[name]))
+    try:
+        return METHODS[name](**values)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"--method {name}: {error}") from error
+
+
+def settings_of(
+    cls: type, name: str, settings: Sequence[str], fields: Container[str]
+) -> dict[str, Any]:
+    """Options from ``NAME=VALUE``, each converted to the type of the class's field.
+
+    Args:
+        cls: a dataclass.
+        name: what messages call it.
+        settings: as the user wrote them.
+        fields: the names that may be set.
+
+    Raises:
+        UserError: there is no such option, it is given twice, or a value does not fit.
+    """
+    known = options_of(cls)
     values: dict[str, Any] = {}
     for text in settings:
         key, equals, value = text.partition("=")
@@ -40,21 +60,18 @@ def make_method(name: str, settings: Sequence[str] = ()) -> Finetuner:
         if not equals:
             raise UserError(f"--set {text}: write it as NAME=VALUE, for instance --set radius=0.5")
         if key not in fields:
-            known = ", ".join(fields) or "none"
+            shown = [field for field in known if field in fields]
             raise UserError(
-                f"--set {text}: {name} has no option '{key}'{suggest(key, fields)} "
-                f"(it has: {known})"
+                f"--set {text}: {name} has no option '{key}'{suggest(key, shown)} "
+                f"(it has: {', '.join(shown) or 'none'})"
             )
         if key in values:
             raise UserError(f"--set {text}: '{key}' is set twice; give one value")
         values[key] = converted(value.strip(), cls, key, f"--set {text}")
-    try:
-        return cls(**values)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"--method {name}: {error}") from error
+    return values
 
 
-def options_of(cls: type[Finetuner]) -> dict[str, dataclasses.Field]:
+def options_of(cls: type) -> dict[str, dataclasses.Field]:
     """A method's own options by name."""
     return {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import MISSING, asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ def make_record(
     reference: pl.DataFrame,
     out: Path,
     request: dict[str, Any],
+    network: int | None = None,
 ) -> dict[str, Any]:
     """The record of a finished run."""
     job, config, loop = setting.job, setting.config, setting.loop
@@ -64,16 +66,14 @@ def make_record(
         },
         "temperature": asdict(temperature),
         "calls": {
-            "budget": loop.calls,
-            "pilot": temperature.calls,
-            "learning": learned,
-            "spent": temperature.calls + learned,
-            "judging": judged,
+            **{"budget": loop.calls, "pilot": temperature.calls, "learning": learned},
+            **{"spent": temperature.calls + learned, "judging": judged},
         },
         "ledger": str(setting.ledger.place),
-        "data": _data(setting),
+        "data": data_summary(setting),
         "base": {"from": config.base, **outcome(reference, setting)},
         "tuning": {
+            "network": network,
             "rounds": monitor.history[-1]["round"],
             "kept": monitor.best,
             "stopped": monitor.stopped,
@@ -88,7 +88,7 @@ def make_record(
     }
 
 
-def _data(setting: Setting) -> dict[str, Any]:
+def data_summary(setting: Setting) -> dict[str, Any]:
     """Rows and columns of the table."""
     table = setting.job.table
     columns = column_summaries(c for c in table.columns if c.kind != "score")
@@ -142,16 +142,21 @@ def _number(value: float | None) -> str:
 
 def command(config: TuneConfig, loop: FinetuneConfig, out: Path) -> list[str] | str:
     """What makes this run again: the words of the command, or Python for a table in memory."""
-    looped = [(f.name, getattr(loop, f.name)) for f in _changed(loop)]
+    looped = changed(loop)
     config = replace(config, ledger=without_password(config.ledger))
-    given = [(f.name, getattr(config, f.name)) for f in _changed(config) if f.name != "source"]
+    given = [(name, value) for name, value in changed(config) if name != "source"]
     if not isinstance(config.source, (str, Path)):
         options = "".join(f", {name}={value!r}" for name, value in given)
         inner = ", ".join(f"{name}={value!r}" for name, value in looped)
         call = f"TuneConfig(source=...{options}), FinetuneConfig({inner}), {str(out)!r}"
         return f"finetune({call})"
-    words = ["payoff", "finetune", str(config.source)]
-    for name, value in (*given, *looped):
+    return spelled("finetune", config.source, [*given, *looped], out)
+
+
+def spelled(job: str, source: Any, options: Sequence[tuple[str, Any]], out: Path) -> list[str]:
+    """The words of a command with these options."""
+    words = ["payoff", job, str(source)]
+    for name, value in options:
         if value is True:
             words.append(flag(name))
         else:
@@ -162,11 +167,11 @@ def command(config: TuneConfig, loop: FinetuneConfig, out: Path) -> list[str] | 
     return [*words, "--out", str(out)]
 
 
-def _changed(config: Any) -> list[Any]:
-    """The fields that differ from their defaults."""
-    changed = []
+def changed(config: Any) -> list[tuple[str, Any]]:
+    """The options that differ from their defaults, with their values."""
+    found = []
     for field in fields(config):
         default = field.default if field.default_factory is MISSING else field.default_factory()
         if getattr(config, field.name) != default:
-            changed.append(field)
-    return changed
+            found.append((field.name, getattr(config, field.name)))
+    return found

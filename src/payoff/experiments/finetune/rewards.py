@@ -31,6 +31,7 @@ from payoff.experiments.finetune.base import Base
 from payoff.rewards import Reward
 from payoff.rewards.base import Cond
 from payoff.rewards.ledger import Ledger
+from payoff.rewards.pooled import Pooled
 from payoff.rewards.remembered import Remembered
 
 QUICK = 1.0  # seconds: a block that takes less doubles the next one
@@ -152,11 +153,16 @@ class OnCells(Reward):
         self.codec, self.judge, self.places = codec, judge, places
         self.differentiable = places is not None
         self.failure: str | None = None
+        self.pool: Pooled | None = None
 
     def __call__(self, x: Tensor, cond: Cond | None = None) -> Tensor:
         if self.places is not None and x.requires_grad and torch.is_grad_enabled():
             assert self.judge.tensor is not None
             return self.judge.tensor(x[:, self.places])
+        if self.pool is not None:
+            found = self.pool(x)
+            self.failure = self.failure or self.pool.failure
+            return found
         values, message = self.judge.score(frame_of(self.codec, x))
         self.failure = self.failure or message
         return torch.from_numpy(values).to(x.device)
@@ -185,7 +191,8 @@ class BlackBox(Reward):
         version = f"{judge.version} {_columns_key(designs.codec)}"
         self.remembered = Remembered(self.source, ledger, judge.name, version)
         self.differentiable = places is not None
-        self.asked, self.failed, self._size = 0, 0, 1
+        self.asked, self.failed = 0, 0
+        self._size = self._least = 1
 
     @property
     def fresh(self) -> int:
@@ -196,6 +203,11 @@ class BlackBox(Reward):
     def failure(self) -> str | None:
         """What the first failed evaluation said."""
         return self.source.failure
+
+    def evaluated_in(self, pool: Pooled) -> None:
+        """Ask these processes from now on; every block is large enough for all of them."""
+        self.source.pool = pool
+        self._size = self._least = pool.workers
 
     def __call__(self, x: Tensor, cond: Cond | None = None) -> Tensor:
         return self.sign * self.values(self.designs.cells(x)).to(x)
@@ -221,7 +233,7 @@ class BlackBox(Reward):
             start += self._size
             took = time.perf_counter() - began
             if self.fresh > before:
-                self._size = self._size * 2 if took < QUICK else max(1, self._size // 2)
+                self._size = self._size * 2 if took < QUICK else max(self._least, self._size // 2)
         return torch.cat(parts)
 
 

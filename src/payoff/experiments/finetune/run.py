@@ -14,6 +14,7 @@ from payoff.experiments.design.jobs import Job
 from payoff.experiments.design.messages import KINDS, MOST_SHOWN, warn
 from payoff.experiments.finetune.base import CODEC, MODEL, Base, check_base, make_base
 from payoff.experiments.finetune.config import TuneConfig, without_password
+from payoff.experiments.finetune.counting import Evaluations
 from payoff.experiments.finetune.methods import make_method
 from payoff.experiments.finetune.record import history_frame, make_record, summary
 from payoff.experiments.finetune.setting import (
@@ -95,24 +96,27 @@ def _run(
     folder: RunFolder,
     reporter: Reporter,
 ) -> pl.DataFrame:
-    _introduce(job, judges, method, folder, reporter)
+    introduce(job, judges, method, folder, reporter)
     with folder.stage("base"):
         folder.write_json(CODEC, job.codec.config())
         base = make_base(job, config, loop.seed, folder, reporter)
     setting = Setting(job, base, judges, config, loop, folder.path)
-    before = _counted(setting, folder)
+    before = counted(setting, folder)
     with folder.stage("temperature"):
         temperature = find_temperature(setting)
-    _tell_temperature(temperature, setting, reporter)
+    tell_temperature(temperature, setting, reporter)
     monitor = Monitor(setting.held_out, setting.valid)
+    network = Evaluations(folder)
+    network.watch(base.denoiser)
     with folder.stage("tuning"):
-        tuned = _tuned(setting, method, temperature, monitor, folder, reporter)
+        tuned = _tuned(setting, method, temperature, monitor, network, reporter)
+    spent = network.rows
     failed = monitor.history[-1]["failed"] + temperature.failed
     gained = setting.ledger.count(judges.reward.name, setting.reward.remembered.version) - before
     with folder.stage("judging"):
         designs, reference = _judged(setting, tuned, temperature)
     record = make_record(
-        setting, method, temperature, monitor, designs, reference, folder.path, request
+        setting, method, temperature, monitor, designs, reference, folder.path, request, spent
     )
     record["calls"] |= {"failed": failed, "distinct": gained}
     with folder.stage("writing"):
@@ -123,21 +127,27 @@ def _run(
     return designs
 
 
-def _introduce(
-    job: Job, judges: Judges, method: Finetuner, folder: RunFolder, reporter: Reporter
+def introduce(
+    job: Job,
+    judges: Judges,
+    method: Any,
+    folder: RunFolder,
+    reporter: Reporter,
+    does: str = "watches",
 ) -> None:
     """What was understood, so that a misread column is seen before the work."""
     free = [c for c in job.table.features if c.name not in job.table.fixed]
     shown = ", ".join(f"{c.name} ({KINDS[c.kind]})" for c in free[:MOST_SHOWN])
     rest = f" and {len(free) - MOST_SHOWN} more columns" if len(free) > MOST_SHOWN else ""
     reporter.say(f"{job.name}: {len(job.table)} rows; designs of {shown}{rest}")
-    watched = "" if judges.held_out is None else f"; {judges.held_out.name} is held out and watches"
+    watched = "" if judges.held_out is None else f"; {judges.held_out.name} is held out and {does}"
     reporter.say(f"{method.name} on {judges.reward.name}{watched}")
     for warning in job.table.warnings:
         warn(warning, folder, reporter)
 
 
-def _tell_temperature(found: Temperature, setting: Setting, reporter: Reporter) -> None:
+def tell_temperature(found: Temperature, setting: Setting, reporter: Reporter) -> None:
+    """Where the temperature comes from, in a line."""
     if found.mode == "given":
         reporter.say(f"temperature {found.value:.4g}")
         return
@@ -147,7 +157,7 @@ def _tell_temperature(found: Temperature, setting: Setting, reporter: Reporter) 
     )
 
 
-def _counted(setting: Setting, folder: RunFolder) -> int:
+def counted(setting: Setting, folder: RunFolder) -> int:
     """Answers that the ledger had when the run began: what it knew is not what this run paid."""
     path, name = folder.path / STATE / "ledger.json", f"{STATE}/ledger.json"
     if not path.exists():
@@ -161,16 +171,17 @@ def _tuned(
     method: Finetuner,
     temperature: Temperature,
     monitor: Monitor,
-    folder: RunFolder,
+    network: Evaluations,
     reporter: Reporter,
 ) -> Base:
-    loop, base = setting.loop, setting.base
+    loop, base, folder = setting.loop, setting.base, network.folder
     rest = dataclasses.replace(loop, calls=loop.calls - temperature.calls)
     target = Target(base.denoiser, setting.reward, temperature.value)
     with reporter.bar("fine-tuning (calls)", loop.calls) as advance:
         advance(temperature.calls)
 
         def progress(entry: dict[str, Any]) -> None:
+            network.keep()
             advance(min(loop.calls, temperature.calls + entry["calls"]))
 
         try:
@@ -197,18 +208,25 @@ def _judged(
     setting: Setting, tuned: Base, temperature: Temperature
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Designs of the tuned model, best first, and as many of the base to compare them with."""
-    count = setting.config.count
-    designs = setting.judged(setting.draw(tuned, count, setting.generator(2)))
+    designs = setting.judged(setting.draw(tuned, setting.config.count, setting.generator(2)))
+    return ranked(setting, designs), of_base(setting, temperature)
+
+
+def ranked(setting: Setting, designs: pl.DataFrame) -> pl.DataFrame:
+    """Judged designs, valid ones first, best first."""
     score = designs.columns[len(setting.job.codec.columns)]
-    designs = designs.sort(
+    return designs.sort(
         [designs.columns[-2], score],
         descending=[True, not setting.config.minimize],
         nulls_last=True,
         maintain_order=True,
     )
-    # the pilot's samples, where there was one: they are paid for
-    stream, n = (1, temperature.calls) if temperature.calls else (3, count)
-    return designs, setting.judged(setting.draw(setting.base, n, setting.generator(stream)))
+
+
+def of_base(setting: Setting, temperature: Temperature) -> pl.DataFrame:
+    """Judged samples of the base: the pilot's, where there was one, since they are paid for."""
+    stream, n = (1, temperature.calls) if temperature.calls else (3, setting.config.count)
+    return setting.judged(setting.draw(setting.base, n, setting.generator(stream)))
 
 
 def _write(

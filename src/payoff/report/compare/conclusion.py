@@ -225,7 +225,7 @@ def frontier(run: CompareRun, calls: int) -> str:
         )
     if close := [x for x in found if x not in clear]:
         told.append(f"Too close to the base for its share to be known: {names(close)}.")
-    if beyond := [x for x in order if x not in found]:
+    if beyond := [x for x in order if x not in found and not x.startswith("steer:")]:
         told.append(
             "Where the frontier is not known, too far from the base or hardly moved: "
             f"{names(beyond)}."
@@ -245,12 +245,14 @@ def _known(run: CompareRun, label: str, calls: int) -> bool:
 
 
 def stopped(run: CompareRun) -> list[str]:
-    """Learning that ended before its calls were spent, and cells without results."""
+    """Learning that ended before its calls were spent, and cells without results, with the why."""
     told = []
-    for cell in run.cells:
-        if cell.stopped or cell.error:
+    for cell in (*run.cells, *run.network):
+        if cell.stopped or cell.error or cell.note:
             what = f"stopped: {cell.stopped}" if cell.stopped else f"crashed: {cell.error}"
-            where = f"{cell.label}, {plural(cell.calls, 'call')}, seed {cell.seed}"
+            what = f"does not apply: {cell.note}" if cell.note else what
+            unit = "network evaluation" if cell in run.network else "call"
+            where = f"{cell.label}, {plural(cell.calls, unit)}, seed {cell.seed}"
             told.append(f"<b>{text(where, 100)}</b> {text(what, 300)}")
     rest = len(told) - LISTED
     return [*told[:LISTED], f"and {count(rest)} more, in compare.csv"] if rest > 0 else told

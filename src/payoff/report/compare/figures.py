@@ -17,6 +17,15 @@ from payoff.report.palette import LIGHT as COLOUR
 from payoff.report.recorded import Array
 
 WIDE = 100.0  # times the smallest: beyond it an axis is logarithmic
+TRADES = (
+    ("valid", "Valid", "share of samples that are possible and have a score"),
+    ("vendi", "Effective number", "how many different samples there are (Vendi score)"),
+    ("support", "Support", "distance from the data; up to 1 is as usual as 95 % of them"),
+)
+EXACT_TRADES = (
+    ("diversity", "Diversity", "mean distance of two samples"),
+    ("w1", "Distance to p*", "Wasserstein-1 to exact draws; that of p* itself is chance"),
+)
 LEAST_KL = 1e-3  # nats: below this a divergence is drawn as this on a logarithmic axis
 
 
@@ -168,6 +177,11 @@ def _divergence_note(run: CompareRun) -> str:
         )
     if run.has("kl") and any(x.endswith("-selected") for x in run.labels):
         told += " Designs that were selected by a score have no divergence that could be measured."
+    if any(x.startswith("steer:") for x in run.labels):
+        told += (
+            " Steering methods leave the model as it is, so that there is no divergence of models "
+            "to measure: see what they cost in variety, below."
+        )
     if "best-of-n" in run.labels:
         told += " The divergence of best-of-n is computed: log n − (n − 1)/n."
     return told
@@ -187,14 +201,10 @@ def frontier_curve(points: Array, low: float) -> tuple[Array, Array]:
 
 def trade_offs(run: CompareRun) -> list[Figure]:
     """Small figures of what the score costs: validity, variety and distance from the data."""
-    if not run.has(run.main) or run.closed_form:
+    if not run.has(run.main):
         return []
     figures = []
-    for measure, title, meaning in (
-        ("valid", "Valid", "share of samples that are possible and have a score"),
-        ("vendi", "Effective number", "how many different samples there are (Vendi score)"),
-        ("support", "Support", "distance from the data; up to 1 is as usual as 95 % of them"),
-    ):
+    for measure, title, meaning in EXACT_TRADES if run.closed_form else TRADES:
         if not run.has(measure):
             continue
         plot = base(270, showlegend=False, hovermode="closest")
@@ -216,6 +226,13 @@ def trade_offs(run: CompareRun) -> list[Figure]:
 
 def trade_note(run: CompareRun) -> str:
     """How to read :func:`trade_offs`, as HTML."""
+    if run.closed_form:
+        return (
+            f'<p class="caption">Mean over the seeds{bars(run)}. p* is the star: a method that '
+            "draws from it stands there. More reward than it has is bought with variety, or with "
+            "samples that the base would not make. Steering methods have no divergence that could "
+            "be measured, and are compared here.</p>"
+        )
     way = "right" if run.sign > 0 else "left"
     return (
         f'<p class="caption">Mean over the seeds{bars(run)}; budgets of one method are joined. A '

@@ -17,6 +17,7 @@ def page(run: CompareRun) -> str:
     sections = [
         _conclusion(run),
         _table(run),
+        _network(run),
         _calls(run, drawn),
         _divergence(run, drawn),
         _trade_offs(run, drawn),
@@ -55,8 +56,15 @@ def _question(run: CompareRun) -> str:
     return (
         f"Asked for: a comparison of {plural(len(methods), 'way')} to a {way} "
         f"<b>{text(run.score, 60)}</b>{spent}, each from the same base model and with "
-        f"{plural(run.seeds, 'seed')}."
+        f"{plural(run.seeds, 'seed')}.{_rule(run)}"
     )
+
+
+def _rule(run: CompareRun) -> str:
+    """What the budget of a steering method is, where there is one."""
+    if not any(x.startswith("steer:") for x in run.labels):
+        return ""
+    return " Methods that steer (<b>steer:</b>) spend the calls on every 100 samples."
 
 
 def _cards(run: CompareRun) -> list[Card]:
@@ -105,7 +113,8 @@ def _conclusion(run: CompareRun) -> Section:
         told += f"<ul>{''.join(f'<li>{s}</li>' for s in found if s)}</ul>"
     ended = conclusion.stopped(run)
     stops = (
-        f"<h3>Stopped or crashed</h3><ul>{''.join(f'<li>{s}</li>' for s in ended)}</ul>"
+        "<h3>Stopped, crashed or not applicable</h3>"
+        f"<ul>{''.join(f'<li>{s}</li>' for s in ended)}</ul>"
         if ended
         else "<p>No run stopped before its calls were spent, and none crashed.</p>"
     )
@@ -140,6 +149,22 @@ def _table(run: CompareRun) -> Section:
     return Section("table", "The table", "".join(parts) + bold + tables.legend(run))
 
 
+def _network(run: CompareRun) -> Section | None:
+    view = run.by_network
+    if view is None:
+        return None
+    parts = [
+        f"<h3>{plural(budget, 'network evaluation')} for 100 samples</h3>"
+        f"{tables.results(view, budget)}"
+        for budget in view.budgets
+    ]
+    told = (
+        "<p>The steering methods as large as so many evaluations of the network allow, whatever "
+        "that takes in reward calls: for rewards that cost less than the network.</p>"
+    )
+    return Section("network", "At equal network evaluations", told + "".join(parts))
+
+
 def _calls(run: CompareRun, drawn: list[Figure]) -> Section | None:
     note = "One mark a seed, a stroke at their mean." if run.seeds > 1 else "One seed."
     found = [figures.against_calls(run)]
@@ -165,12 +190,15 @@ def _trade_offs(run: CompareRun, drawn: list[Figure]) -> Section | None:
     if not found:
         return None
     content = f'{marks.legend(run)}<div class="grid">{found}</div>{figures.trade_note(run)}'
-    return Section("trade", "What the score costs in validity and variety", content)
+    what = "variety and in distance to p*" if run.closed_form else "validity and variety"
+    return Section("trade", f"What the score costs in {what}", content)
 
 
 def _costs(run: CompareRun, drawn: list[Figure]) -> Section | None:
     note = "Without training the base and without judging."
-    figure = figures.rows(run, "rows-cost", ["seconds", "memory"], note, without=(BASE, EXACT))
+    figure = figures.rows(
+        run, "rows-cost", ["seconds", "network", "memory"], note, without=(BASE, EXACT)
+    )
     if figure is None:
         return None
     parts = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,8 @@ from payoff.report.recorded import (
 COMMAND = "compare"
 CELLS, FRONTIER = "cells", "frontier.csv"
 BASE, EXACT = "base", "p* (exact)"
-COSTS = ("spent", "distinct", "seconds", "memory")
+COSTS = ("spent", "distinct", "network", "backward", "seconds", "memory")
+TEXTS = ("label", "folder", "error", "stopped", "declared", "size", "note")
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,9 @@ class Cell:
         error: why it has no results; empty if it has.
         stopped: why its learning ended before its calls were spent; empty if it did not.
         values: what was measured.
+        declared: whether a method says that its law tends to p*; empty where it says nothing.
+        size: what the budget made of a steering method: ``particles=8``.
+        note: why a steering method does not apply; empty if it does.
     """
 
     label: str
@@ -49,6 +53,9 @@ class Cell:
     error: str
     stopped: str
     values: dict[str, float]
+    declared: str = ""
+    size: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -67,11 +74,25 @@ class CompareRun(Recorded):
         cells: one entry a row of compare.csv, in its order.
         frontier: (n, 2) divergence and the most gain at it; of closed forms only, else empty.
         ways: of each method at its largest budget, one entry a seed, where that is known.
+        network: the rows whose budget is one of network evaluations, which ``calls`` is then.
     """
 
     cells: tuple[Cell, ...]
     frontier: Array
     ways: dict[str, list[Way]]
+    network: tuple[Cell, ...] = ()
+
+    @property
+    def by_network(self) -> CompareRun | None:
+        """The comparison at equal network evaluations, where there was one."""
+        if not self.network:
+            return None
+        free = tuple(c for c in self.cells if not c.calls)
+        return replace(self, cells=(*free, *self.network), ways={}, network=())
+
+    def told(self, label: str, calls: int, text: str) -> str:
+        """What the cells of a method at a budget say of themselves; empty if nothing."""
+        return next((t for c in self.group(label, calls) if (t := getattr(c, text))), "")
 
     @property
     def closed_form(self) -> bool:
@@ -139,26 +160,31 @@ def load(folder: Path) -> CompareRun:
     folder = Path(folder)
     check_folder(folder)
     record = read_record(folder, COMMAND)
-    cells = _cells(folder / "compare.csv")
-    return CompareRun(folder, record, cells, _frontier(folder, cells), _ways(folder, cells))
+    cells, network = _cells(folder / "compare.csv")
+    ways = _ways(folder, cells)
+    return CompareRun(folder, record, cells, _frontier(folder, cells), ways, network)
 
 
-def _cells(path: Path) -> tuple[Cell, ...]:
+def _cells(path: Path) -> tuple[tuple[Cell, ...], tuple[Cell, ...]]:
+    """The rows at budgets of reward calls, and those at budgets of network evaluations."""
     frame = read(path, text_table, COMMAND)
     columns = {name.split("\0", 1)[1]: frame[name] for name in frame.columns}
     lacking = [name for name in ("label", "calls", "seed") if name not in columns]
     if lacking:
         raise damaged(path, f"has no column {', '.join(lacking)}", COMMAND)
-    words = {n: _words(columns[n]) for n in ("label", "folder", "error", "stopped") if n in columns}
+    words = {n: _words(columns[n]) for n in TEXTS if n in columns}
     numbers = {n: floats(c) for n, c in columns.items() if n not in words}
     empty = [""] * frame.height
-    found = []
+    found: list[Cell] = []
+    network: list[Cell] = []
     for i in range(frame.height):
         here = {n: float(v[i]) for n, v in numbers.items() if np.isfinite(v[i])}
         calls, seed = here.pop("calls", 0.0), here.pop("seed", 0.0)
-        texts = {n: words.get(n, empty)[i] for n in ("label", "folder", "error", "stopped")}
-        found.append(Cell(calls=int(calls), seed=int(seed), values=here, **texts))
-    return tuple(found)
+        texts = {n: words.get(n, empty)[i] for n in TEXTS}
+        budget = here.pop("network_budget", 0.0)
+        cell = Cell(calls=int(budget or calls), seed=int(seed), values=here, **texts)
+        (network if budget else found).append(cell)
+    return tuple(found), tuple(network)
 
 
 def _words(column: pl.Series) -> list[str]:

@@ -10,11 +10,12 @@ from payoff.report.formatting import MISSING, count, duration, number, plural, t
 from payoff.report.recorded import Array
 from payoff.report.tables import Cell, table
 
-SHARES = ("valid", "failed", "share")
+SHARES = ("valid", "failed", "share", "mode_1", "mode_2")
 # of these the table has a better one; they are in table.csv
 LEFT_OUT = ("mean", "mean_all", "failed")
 # what comes first; the rest follows in the record's order
 FIRST = ("median", "best", "valid", "held_out", "kl", "vendi", "diversity", "support")
+FIRST_EXACT = ("reward", "gain", "w1", "energy", "mode_1", "mode_2", "weight_error", "diversity")
 HEADS = {
     "median": "median",
     "median_all": "median of all",
@@ -28,6 +29,12 @@ HEADS = {
     "memory": "memory (MiB)",
     "distinct": "different designs",
     "spent": "calls spent",
+    "network": "network evaluations",
+    "backward": "differentiated",
+    "w1": "W1 to p*",
+    "energy": "energy distance to p*",
+    "mode_1": "first mode",
+    "mode_2": "second mode",
     "seconds": "time",
 }
 
@@ -41,8 +48,8 @@ def results(run: CompareRun, calls: int) -> str:
     """What the methods came to at one budget."""
     left = LEFT_OUT if run.main == "median" else ()
     names = [m for m in run.measures if m not in (*COSTS, *left)]
-    if run.main == "median":
-        names.sort(key=lambda m: FIRST.index(m) if m in FIRST else len(FIRST))
+    first = FIRST if run.main == "median" else FIRST_EXACT
+    names.sort(key=lambda m: first.index(m) if m in first else len(first))
     return _table(run, calls, names)
 
 
@@ -60,9 +67,16 @@ def legend(run: CompareRun, *, cost: bool = False) -> str:
     spread = (
         f"Mean ± standard deviation over {plural(run.seeds, 'seed')}"
         if run.seeds > 1
-        else "One seed, so nothing is known about the spread"
+        else "One seed, so nothing is known about the spread over seeds; in brackets the standard "
+        "error of a value, where it has one"
     )
-    return f'<p class="caption">{spread}. {words}.</p>' if words else ""
+    claims = (
+        " <b>Declared</b>: exact, the method's law tends to p* as its size grows; biased, it does "
+        "not; p* or reward, what the optimum of a tuned model is."
+        if not cost and any(c.declared for c in run.cells)
+        else ""
+    )
+    return f'<p class="caption">{spread}. {words}.{claims}</p>' if words else ""
 
 
 def _table(run: CompareRun, calls: int, names: list[str], *, spending: bool = False) -> str:
@@ -70,24 +84,34 @@ def _table(run: CompareRun, calls: int, names: list[str], *, spending: bool = Fa
     known = {m: {x: run.values(x, calls, m) for x in labels} for m in names}
     names = [m for m in names if any(len(v) for v in known[m].values())]
     best = set() if spending else set(leaders(run, calls))
+    said = ("declared", "size") if not spending else ()
+    words = [w for w in said if any(run.told(x, calls, w) for x in labels)]
     rows = []
     for label in labels:
         cells = run.group(label, calls)
         crashed = sum(bool(c.error) for c in cells)
         lost = f' <span class="tag">{count(crashed)} of {count(len(cells))} crashed</span>'
-        row: list[Cell] = [(text(label, 60) + (lost if crashed else ""), None)]
+        name = text(label, 60) + (lost if crashed else "")
+        if run.told(label, calls, "note"):
+            name += ' <span class="tag">does not apply</span>'
+        row: list[Cell] = [(name, None)]
+        row += [(text(run.told(label, calls, word), 40) or MISSING, None) for word in words]
         for measure in names:
-            shown, key = spread(known[measure][label], measure)
+            errors = run.values(label, calls, f"{measure}_stderr")
+            shown, key = spread(known[measure][label], measure, errors)
             bold = measure == run.main and label in best
             row.append((f"<b>{shown}</b>" if bold else shown, key))
         rows.append(row)
     if not names:
         return "" if spending else "<p>No method has a result.</p>"
-    return table(["method", *map(heading, names)], rows, sortable=True)
+    return table(["method", *words, *map(heading, names)], rows, sortable=True)
 
 
-def spread(values: Array, measure: str) -> Cell:
-    """Mean ± standard deviation, with as many digits as the latter supports."""
+def spread(values: Array, measure: str, errors: Array | None = None) -> Cell:
+    """Mean ± standard deviation, with as many digits as the latter supports.
+
+    Of one value the standard error stands in brackets, where it has one.
+    """
     if not len(values):
         return MISSING, None
     mean = float(values.mean())
@@ -95,9 +119,12 @@ def spread(values: Array, measure: str) -> Cell:
         return duration(mean), mean
     percent = measure in SHARES
     scale, unit = (100.0, " %") if percent else (1.0, "")
-    if measure in ("spent", "distinct", "memory"):
+    if measure in ("spent", "distinct", "network", "backward", "memory"):
         return count(mean), mean
     error = scale * float(values.std(ddof=1)) if len(values) > 1 else 0.0
+    own = scale * float(errors[0]) if errors is not None and len(errors) == 1 else 0.0
+    if len(values) == 1 and own > 1e-9 * abs(scale * mean):
+        return f"{rounded(scale * mean, own)} ({rounded(own, own)}){unit}", mean
     if not error > 1e-9 * abs(scale * mean):
         return f"{number(scale * mean, 3 if percent else 4)}{unit}", mean
     if percent:

@@ -86,10 +86,10 @@ def _designs(run: TuneRun) -> Section:
     if len(run.designs.score) == 0:
         return Section("designs", "The designs", "<p>There are none.</p>")
     table = f'<div class="wide">{tables.top_designs(run)}</div>'
-    return Section("designs", "The designs", f"{_foils(run) or ''}{table}")
+    return Section("designs", "The designs", f"{shapes(run) or ''}{table}")
 
 
-def _foils(run: TuneRun) -> str | None:
+def shapes(run: TuneRun) -> str | None:
     """The shapes, where the designs are airfoils."""
     rows, designs = run.base.rows, run.designs
     if run.get("domain") != "airfoils" or not set(designs.rows.columns).issuperset(COLUMNS):

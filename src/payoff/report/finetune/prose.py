@@ -41,7 +41,7 @@ def answer(run: TuneRun) -> str:
         first = f"None of the {count(len(run.designs.score))} designs is valid and has a score"
     elif before is None:
         first = f"The median {name} of the valid designs is {with_unit(run, after)}"
-    elif not _clear(run):
+    elif not clear(run):
         first = (
             f"The median {name} went from {with_unit(run, before)} for the base model's samples to "
             f"{with_unit(run, after)} for the designs, counting valid ones only: no more than "
@@ -64,7 +64,7 @@ def answer(run: TuneRun) -> str:
     return f"{first}{moved}{cost}. {ended(run)}"
 
 
-def _clear(run: TuneRun) -> bool:
+def clear(run: TuneRun) -> bool:
     """Whether designs and base samples differ in their mean score, or are too few to say."""
     found = difference(run.base.usable(), run.designs.usable())
     return found is None or abs(found[0]) > SURE * found[1]
@@ -88,7 +88,7 @@ def ended(run: TuneRun) -> str:
 
 def verdict(run: TuneRun) -> str:
     """Whether the gain is real by the held-out judge, and what validity says."""
-    return f"{_held_out(run)} {_validity(run)}".strip()
+    return f"{_held_out(run)} {validity(run)}".strip()
 
 
 def _held_out(run: TuneRun) -> str:
@@ -148,7 +148,8 @@ def difference(before: Array, after: Array) -> tuple[float, float] | None:
     return float(after.mean() - before.mean()), error
 
 
-def _validity(run: TuneRun) -> str:
+def validity(run: TuneRun) -> str:
+    """The shares of valid designs, and whether the tuned model has lost some."""
     if not len(run.designs.valid) or not len(run.base.valid):
         return ""
     before, after = float(run.base.valid.mean()), float(run.designs.valid.mean())
@@ -165,12 +166,12 @@ def cards(run: TuneRun) -> list[Card]:
     """The key numbers."""
     before, after = median(run.base.usable()), median(run.designs.usable())
     found = [
-        Card(f"Median {text(run.score, 24)}", with_unit(run, after), _base(before), "designs"),
+        Card(f"Median {text(run.score, 24)}", with_unit(run, after), base_note(before), "designs"),
         Card("Best design", with_unit(run, run.best(run.designs.usable())), "of the valid ones"),
     ]
     if run.designs.held_out is not None:
         held, was = median(run.designs.usable("held_out")), median(run.base.usable("held_out"))
-        found.append(Card("Median, held-out judge", number(held), _base(was), "oracle"))
+        found.append(Card("Median, held-out judge", number(held), base_note(was), "oracle"))
     kl = run.number("tuning", "kl")
     if kl is not None:
         error = run.number("tuning", "kl_stderr")
@@ -195,7 +196,8 @@ def cards(run: TuneRun) -> list[Card]:
     return found
 
 
-def _base(value: float | None) -> str:
+def base_note(value: float | None) -> str:
+    """The note of a card: what the base has."""
     return "base unknown" if value is None else f"base {number(value)}"
 
 
@@ -205,7 +207,7 @@ def aim(run: TuneRun) -> str:
     if run.get("temperature", "mode") == "pilot":
         pilot = plural(int(run.number("temperature", "calls") or 0), "sample")
         given = (
-            f"a quarter of the standard deviation, {number(run.number('temperature', 'sd'), 3)}, "
+            f"a tenth of the standard deviation, {number(run.number('temperature', 'sd'), 3)}, "
             f"of the scores of {pilot} of the base, which count as reward calls"
         )
     tau = run.number("temperature", "value")

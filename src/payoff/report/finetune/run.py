@@ -130,8 +130,8 @@ def load(folder: Path) -> TuneRun:
         record=record,
         history=history,
         kept=int(places[0]) if len(places) else None,
-        designs=_scored(folder / "designs.csv"),
-        base=_scored(folder / "base_designs.csv"),
+        designs=scored(folder / "designs.csv"),
+        base=scored(folder / "base_designs.csv"),
         data=read(data, pl.read_parquet, COMMAND) if data.exists() else None,
     )
 
@@ -146,9 +146,9 @@ def _history(path: Path) -> dict[str, Array]:
     return {name: values[order] for name, values in found.items()}
 
 
-def _scored(path: Path) -> Scored:
+def scored(path: Path, command: str = COMMAND) -> Scored:
     """A table that ends in score, held_out (where there is one), valid and support."""
-    frame = read(path, text_table, COMMAND)
+    frame = read(path, text_table, command)
     names = [name.split("\0", 1)[1] for name in frame.columns]
     for added in (("score", "held_out", "valid", "support"), ("score", "valid", "support")):
         tail = names[-len(added) :]
@@ -156,10 +156,10 @@ def _scored(path: Path) -> Scored:
             break
     else:
         told = "does not end in the columns score[, held_out], valid, support"
-        raise damaged(path, told, COMMAND)
+        raise damaged(path, told, command)
     inputs = names[: -len(added)]
     if len(set(inputs)) < len(inputs):
-        raise damaged(path, "has two input columns of the same name", COMMAND)
+        raise damaged(path, "has two input columns of the same name", command)
     last = dict(zip(added, frame.columns[-len(added) :], strict=True))
     rows = frame.select(
         pl.Series(name, _typed(frame[column]))
