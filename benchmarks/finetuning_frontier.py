@@ -79,7 +79,7 @@ ENTRIES = (
     Entry(
         "RGDM, samples",
         "rgdm",
-        {"level": "sample"},
+        {"level": "sample", "control": True},
         {"calls": 80_000, "per_round": 20_000, "updates": 400, "batch_size": 1024},
         True,
     ),

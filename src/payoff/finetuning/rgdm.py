@@ -90,7 +90,9 @@ class RGDM(Finetuner):
     )
     value_steps: int = option(400, "score=value: training steps of the value a round")
     value_width: int = option(128, "score=value: width of its network")
-    control: bool = option(True, "level=sample: the model's own estimate as a control variate")
+    control: bool = option(
+        False, "level=sample: the model's own estimate as a control variate; for many samples"
+    )
 
     value: ClassVar[Value | None] = None
 
