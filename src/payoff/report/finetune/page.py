@@ -9,6 +9,7 @@ from payoff.report.finetune import curves, prose, tables
 from payoff.report.finetune.run import TuneRun
 from payoff.report.formatting import count, number, short, text
 from payoff.report.frame import Head, Section, draw, folded, render
+from payoff.report.recorded import Recorded
 from payoff.report.tables import columns, command, files, pairs, timings
 
 
@@ -117,12 +118,10 @@ def _note(run: TuneRun, i: int) -> str:
     return note if designs.valid[i] else f"{note}\n(not valid)"
 
 
-def _made(run: TuneRun) -> Section:
+def circumstances(run: Recorded) -> list[tuple[str, str]]:
+    """What a run was made from and with: titles and tables, to be folded."""
     facts = {k: v for k, v in run.entries("data").items() if k != "columns"}
-    base = run.get("base", "from")
-    parts = [
-        ("The method's options", pairs(run.entries("method", "options"))),
-        ("The learning", pairs(run.entries("method", "filled"))),
+    return [
         ("Data", pairs(facts)),
         ("Columns", columns(run)),
         ("Configuration", pairs(run.entries("config"))),
@@ -130,13 +129,24 @@ def _made(run: TuneRun) -> Section:
         ("Versions", pairs(run.entries("versions"))),
         ("Files", files(run.folder)),
     ]
-    source = (
-        f"The base model was taken from <code>{text(base, 80)}</code>."
-        if base
-        else "The base model was trained on the table's rows first, without any score."
-    )
+
+
+def source(run: Recorded) -> str:
+    """Where the base model came from."""
+    base = run.get("base", "from")
+    if base:
+        return f"The base model was taken from <code>{text(base, 80)}</code>."
+    return "The base model was trained on the table's rows first, without any score."
+
+
+def _made(run: TuneRun) -> Section:
+    parts = [
+        ("The method's options", pairs(run.entries("method", "options"))),
+        ("The learning", pairs(run.entries("method", "filled"))),
+        *circumstances(run),
+    ]
     content = (
-        f"<p>{prose.aim(run)}</p><p>{source} {prose.calls(run)}</p>"
+        f"<p>{prose.aim(run)}</p><p>{source(run)} {prose.calls(run)}</p>"
         "<p>To make it again (the same seed gives the same designs on the same machine):</p>"
         f"<pre>{text(command(run))}</pre>{folded(parts)}"
     )

@@ -6,7 +6,7 @@ import numpy as np
 
 from payoff.report.canvas import Figure
 from payoff.report.finetune import curves
-from payoff.report.finetune.page import shapes
+from payoff.report.finetune.page import circumstances, shapes, source
 from payoff.report.finetune.tables import top_designs
 from payoff.report.formatting import count, duration, number, short, text
 from payoff.report.frame import Head, Section, draw, folded, render
@@ -16,13 +16,10 @@ from payoff.report.tables import (
     LISTED,
     Cell,
     as_number,
-    columns,
     command,
-    files,
     number_cells,
     pairs,
     table,
-    timings,
 )
 
 
@@ -108,30 +105,18 @@ def _designs(run: SteerRun) -> Section:
 
 
 def _made(run: SteerRun) -> Section:
-    facts = {k: v for k, v in run.entries("data").items() if k != "columns"}
-    base = run.get("base", "from")
     parts = [
         ("The method's options", pairs(run.entries("method", "options"))),
         ("What it declares to cost, for one design", pairs(run.entries("method", "cost"))),
         ("What it reports, a mean over the designs", pairs(run.entries("steering", "reported"))),
-        ("Data", pairs(facts)),
-        ("Columns", columns(run)),
-        ("Configuration", pairs(run.entries("config"))),
-        ("Time", timings(run)),
-        ("Versions", pairs(run.entries("versions"))),
-        ("Files", files(run.folder)),
+        *circumstances(run),
     ]
-    source = (
-        f"The base model was taken from <code>{text(base, 80)}</code>."
-        if base
-        else "The base model was trained on the table's rows first, without any score."
-    )
     size = run.entries("method", "size")
     value = run.number("method", "size", "value")
     big = f" with {text(size.get('name'), 30)} = {number(value)}" if value is not None else ""
     content = (
         f"<p><b>{prose.method(run)}</b>{big}. {prose.aim(run)}</p>"
-        f"<p>{source} {prose.calls(run)}</p>"
+        f"<p>{source(run)} {prose.calls(run)}</p>"
         "<p>To make it again (the same seed gives the same designs on the same machine, with any "
         f"number of workers):</p><pre>{text(command(run))}</pre>{folded(parts)}"
     )
