@@ -274,3 +274,11 @@ def test_they_nest() -> None:
     for name in GRADIENT:
         x = made(name, Target(inner, problem.reward), (4,)).sample(5, generator=seeded())
         assert x.isfinite().all()
+
+
+def test_a_budget_that_does_not_limit_the_size_leaves_it_at_its_default() -> None:
+    """Draws of a value cost no network evaluation: a budget of these says nothing about them."""
+    problem = MixtureProblem.two_modes()
+    default = METHODS["lgd"](problem, (1,))
+    found = METHODS["lgd"].within(problem, (1,), network=10_000)
+    assert found.options() == default.options()
