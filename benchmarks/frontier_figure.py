@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ COLOURS = (
     *("#7a4b2a", "#5a6573"),
 )
 NAMES = {"mixture": "two modes", "subspace": "Gaussian subspace", "chain": "token chain"}
-PANEL, HEIGHT, LEFT, TOP, BOTTOM = 470, 330, 58, 64, 40
+PANEL, HEIGHT, LEFT, TOP, BOTTOM = 470, 370, 58, 104, 40
+COLUMN = 300  # of the legend
 FURTHEST = 2.0  # of a panel's width, in divergences of p*
 
 
@@ -59,6 +61,11 @@ def curve(name: str) -> tuple[list[tuple[float, float]], tuple[float, float], fl
     return [(0.0, base), *((kl, base + g) for kl, g in found if g is not None)], star, base
 
 
+def gain_at(name: str, kl: float) -> float:
+    """The most gain at a divergence; where no temperature reaches it, that of the furthest."""
+    return make_problem(name, torch.float64).frontier_gain(kl) or math.nan
+
+
 def ticks(low: float, high: float) -> list[float]:
     step = 10 ** math.floor(math.log10((high - low) / 3))
     step *= next(m for m in (1, 2, 5, 10) if (high - low) / (m * step) <= 5)
@@ -71,7 +78,7 @@ def panel(x0: float, name: str, cells: list[dict[str, Any]], colours: dict[str, 
     room = 0.12 * (top - base)
     axes = Axes(x0, (0.0, FURTHEST * star[0]), (base - room, top + room))
     left, right = axes(0, base)[0], axes(axes.reach[1], base)[0]
-    parts = [text(x0 + LEFT, TOP - 30, NAMES[name], 14)]
+    parts = [text(x0 + LEFT, 50, NAMES[name], 14)]
     for kl in ticks(*axes.reach):
         x = axes(kl, base)[0]
         parts.append(text(x, HEIGHT - BOTTOM + 16, f"{kl:g}", 11, "middle", "#5b6672"))
@@ -90,8 +97,10 @@ def panel(x0: float, name: str, cells: list[dict[str, Any]], colours: dict[str, 
         way = [(0.0, base), *((kl, r) for kl, r in inside if axes.rewards[0] < r < axes.rewards[1])]
         if len(way) > 1:
             parts.append(line([axes(*p) for p in way], colour, 1, 0.45))
-        x, y = axes(cell["kl"], cell["reward"])
-        if cell["kl"] > axes.reach[1] or not axes.rewards[0] < cell["reward"] < axes.rewards[1]:
+        # the gain over the base by the same noise, which the steps' own error is not in
+        reward = base + cell["share"] * gain_at(name, cell["kl"])
+        x, y = axes(cell["kl"], reward)
+        if cell["kl"] > axes.reach[1] or not axes.rewards[0] < reward < axes.rewards[1]:
             beyond.append(f"{cell['label']} ({cell['kl']:.1f})")
             continue
         fill = colour if cell["claims"] else "#ffffff"
@@ -104,17 +113,19 @@ def panel(x0: float, name: str, cells: list[dict[str, Any]], colours: dict[str, 
         f'<path d="M{x:.1f} {y - 8:.1f}l7 8l-7 8l-7 -8z" fill="none" stroke="{INK}" '
         'stroke-width="1.4"><title>p*</title></path>'
     )
-    parts.append(text(x + 10, y + 16, "p*", 12))
+    parts.append(text(x + 8, y + 18, "p*", 12))
     if beyond:
-        parts.append(text(x0 + LEFT, TOP - 12, "further right: " + ", ".join(beyond), 9, fill=GREY))
+        told = textwrap.wrap("further right: " + ", ".join(beyond), 88)
+        for i, words in enumerate(told[:3]):
+            parts.append(text(x0 + LEFT, 66 + 11 * i, words, 9, fill=GREY))
     return parts
 
 
 def legend(colours: dict[str, str], cells: list[dict[str, Any]], width: int) -> list[str]:
     claims = {c["label"]: c["claims"] for c in cells}
-    parts, columns = [], max(1, width // 235)
+    parts, columns = [], max(1, width // COLUMN)
     for i, (label, colour) in enumerate(colours.items()):
-        x, y = LEFT + 235 * (i % columns), HEIGHT + 20 + 20 * (i // columns)
+        x, y = LEFT + COLUMN * (i % columns), HEIGHT + 20 + 20 * (i // columns)
         fill = colour if claims[label] else "#ffffff"
         parts.append(
             f'<circle cx="{x}" cy="{y - 4}" r="4.2" fill="{fill}" stroke="{colour}" '
@@ -136,7 +147,7 @@ def main(target: Path, sources: list[Path]) -> None:
         own = [c for c in cells if c["problem"] == name]
         parts += panel(PANEL * i, name, own, colours)
     parts += legend(colours, cells, width)
-    height = HEIGHT + 30 + 20 * math.ceil(len(labels) / max(1, width // 235))
+    height = HEIGHT + 30 + 20 * math.ceil(len(labels) / max(1, width // COLUMN))
     body = "\n".join(parts)
     target.write_text(
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" '
