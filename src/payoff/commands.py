@@ -158,7 +158,7 @@ def compare(
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Compare fine-tuning methods at equal numbers of reward calls."""
+    """Compare tuning and steering methods at equal numbers of reward calls."""
     options = preferred(options, given, preset, COMPARE_PRESETS)
     config = CompareConfig(source=source, **options)
     folder = out if out is not None else free_folder(f"compare-{Path(source).stem}", resume)

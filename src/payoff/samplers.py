@@ -94,6 +94,13 @@ class Sampler(ABC):
         inner = process.schedule.time(clean + fraction[1:-1] * (noisy - clean))
         return torch.cat([first.unsqueeze(0), inner, torch.zeros_like(first).unsqueeze(0)])
 
+    def tabulated(self, times: Tensor) -> list[Tensor]:
+        """The times one by one, those of a Gaussian process with their noise levels at hand."""
+        process = self.denoiser.process
+        if isinstance(process, GaussianProcess):
+            return process.schedule.tabulate(times)
+        return list(times.unbind())
+
     def start(
         self, n: int, cond: Condition | None = None, *, generator: torch.Generator | None = None
     ) -> Tensor:
@@ -179,11 +186,7 @@ class Sampler(ABC):
         times: Tensor | None = None,
     ) -> Iterator[tuple[Tensor, Kernel]]:
         times = self.times(x.device, _float_of(x)) if times is None else times
-        process = self.denoiser.process
-        if isinstance(process, GaussianProcess):
-            grid = process.schedule.tabulate(times)
-        else:
-            grid = list(times.unbind())
+        grid = self.tabulated(times)
         memory: dict[str, Any] = {}
         for i in range(self.steps):
             kernel = self.step(x, grid[i], grid[i + 1], cond, memory)

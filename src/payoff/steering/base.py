@@ -12,6 +12,7 @@ import dataclasses
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -27,6 +28,7 @@ from payoff.spaces import Condition, Tokens
 from payoff.targets import Target
 
 SETTING = ("target", "shape")
+CALLER = 5  # Steered.reporting, its context manager, stream, sample, the caller
 
 
 class Degenerate(UserWarning):
@@ -136,14 +138,23 @@ class Steered(Sampler):
         """The same in batches of at most ``batch_size`` states, whatever a sample needs of them."""
         self.summary = {}
         size = max(1, batch_size // self.rows)
-        for first in range(0, n, size):
-            k = min(size, n - first)
-            part = rows_of(cond, first, k, n)
-            with torch.no_grad():
-                found = self.draw(k, part, generator=generator)
-            if progress is not None:
-                progress(k)
-            yield found
+        with self.reporting():
+            for first in range(0, n, size):
+                k = min(size, n - first)
+                part = rows_of(cond, first, k, n)
+                with torch.no_grad():
+                    found = self.draw(k, part, generator=generator)
+                if progress is not None:
+                    progress(k)
+                yield found
+
+    @contextmanager
+    def reporting(self) -> Iterator[None]:
+        """Around all batches of one call: a method forgets the last call and tells of this one.
+
+        A warning at its end is :data:`CALLER` frames below the line that called :meth:`sample`.
+        """
+        yield
 
     def finish(self, x_t, t, cond=None, *, generator=None) -> Tensor:
         """Refused: a steered sample starts from noise."""

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from payoff.configs import option
 from payoff.errors import UserError
-from payoff.steering.base import Cost, Degenerate
+from payoff.steering.base import CALLER, Cost, Degenerate
 from payoff.steering.search import CHOICES, Search, gumbel, indexed, known_or_nothing
 
 BLOCK = 1024  # candidates of one sample that are held at once
@@ -98,7 +98,7 @@ class BestOfN(Search):
                 "and the samples are not yet those of the target: raise candidates or the "
                 "temperature",
                 Degenerate,
-                stacklevel=4,
+                stacklevel=CALLER + 1,
             )
         return found
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from payoff.configs import option
 from payoff.errors import UserError
 from payoff.spaces import Condition
-from payoff.steering.base import Cost, Degenerate
+from payoff.steering.base import CALLER, Cost, Degenerate
 from payoff.steering.search import (
     CHOICES,
     Search,
@@ -116,7 +116,7 @@ class Decoding(Search):
                 "on average (effective sample size): the soft choice is hardly more than a greedy "
                 f"one. Raise {self.size}, steps or the temperature",
                 Degenerate,
-                stacklevel=4,
+                stacklevel=CALLER + 1,
             )
         return found
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -17,7 +18,7 @@ from payoff.errors import UserError
 from payoff.guidance import Guided
 from payoff.samplers import DDIM, Sampler
 from payoff.spaces import Condition
-from payoff.steering.base import AllFailed, Degenerate, Steered
+from payoff.steering.base import CALLER, AllFailed, Degenerate, Steered
 from payoff.steering.values_of import value_cost
 from payoff.values import Value
 
@@ -69,21 +70,13 @@ class GuidedSampler(Steered):
             )
         return x0
 
-    def stream(
-        self,
-        n: int,
-        cond: Condition | None = None,
-        *,
-        generator: torch.Generator | None = None,
-        batch_size: int = 4096,
-        progress: Callable[[int], None] | None = None,
-    ) -> Iterator[Tensor]:
+    @contextmanager
+    def reporting(self) -> Iterator[None]:
+        """Which share of the guide's gradients failed."""
         guide = self.guide
         if isinstance(guide, Guided):
             guide.reset()
-        yield from super().stream(
-            n, cond, generator=generator, batch_size=batch_size, progress=progress
-        )
+        yield
         if isinstance(guide, Guided) and guide.calls:
             self._report(float(guide.failed) / guide.calls)
 
@@ -95,7 +88,7 @@ class GuidedSampler(Steered):
                 "numbers; the samples were not guided there. A reward that fails at clean "
                 "estimates needs a method that scores samples only, such as best-of-n",
                 Degenerate,
-                stacklevel=3,
+                stacklevel=CALLER + 1,
             )
 
     def _check(self) -> None:

@@ -19,11 +19,11 @@ Reference: Gradient Guidance for Diffusion Models: An Optimization Perspective (
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from payoff.configs import option
@@ -33,7 +33,7 @@ from payoff.guidance import LookAhead
 from payoff.guidance.gradient import asked
 from payoff.rewards.base import checked_rows
 from payoff.spaces import Condition
-from payoff.steering.base import AllFailed, Cost, Degenerate
+from payoff.steering.base import CALLER, AllFailed, Cost, Degenerate
 from payoff.steering.guided_base import GuidedSampler, drawn
 
 
@@ -86,19 +86,12 @@ class GradientGuidance(GuidedSampler):
             point = (1 - self.pace) * point + self.pace * self._mean(x, n)
         return x
 
-    def stream(
-        self,
-        n: int,
-        cond: Condition | None = None,
-        *,
-        generator: torch.Generator | None = None,
-        batch_size: int = 4096,
-        progress: Callable[[int], None] | None = None,
-    ) -> Iterator[Tensor]:
+    @contextmanager
+    def reporting(self) -> Iterator[None]:
+        """How many reward calls failed."""
         self._told: list[tuple[int, int]] = []
-        yield from super().stream(
-            n, cond, generator=generator, batch_size=batch_size, progress=progress
-        )
+        with super().reporting():
+            yield
         asked_for, failed = (sum(told[i] for told in self._told) for i in (0, 1))
         self.summary["failed"] = failed / max(1, asked_for)
         if failed:
@@ -106,7 +99,7 @@ class GradientGuidance(GuidedSampler):
                 f"{self.name}: {failed} of {asked_for} reward calls failed (NaN, or a gradient that"
                 " is not finite); those samples were drawn unguided in that round",
                 Degenerate,
-                stacklevel=2,
+                stacklevel=CALLER,
             )
 
     def _reward(self, x: Tensor, cond: Condition | None) -> Tensor:

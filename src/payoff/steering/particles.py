@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -37,10 +38,9 @@ from payoff.configs import option, suggest
 from payoff.denoisers import Denoiser
 from payoff.errors import UserError
 from payoff.kernels import GaussianKernel, Kernel
-from payoff.processes import GaussianProcess
 from payoff.samplers import rows_of
 from payoff.spaces import Condition
-from payoff.steering.base import AllFailed, Cost, Steered
+from payoff.steering.base import CALLER, AllFailed, Cost, Steered
 from payoff.steering.population import Population
 from payoff.steering.potentials import POTENTIALS, constant
 from payoff.steering.resampling import SCHEMES, normalised, pick, shuffled
@@ -135,16 +135,13 @@ class Particles(Steered):
         watch.warn()
         return population
 
-    def stream(  # type: ignore[no-untyped-def]
-        self, n, cond=None, *, generator=None, batch_size=4096, progress=None
-    ) -> Iterator[Tensor]:
-        """As documented; warnings come at the end, once for all batches."""
+    @contextmanager
+    def reporting(self) -> Iterator[None]:
+        """Warnings come at the end, once for all batches."""
         self._watch = self._new_watch()
         try:
-            yield from super().stream(
-                n, cond, generator=generator, batch_size=batch_size, progress=progress
-            )
-            self._watch.warn(4)  # the line that called sample
+            yield
+            self._watch.warn(CALLER + 1)
         finally:
             self._watch = None
 
@@ -173,17 +170,13 @@ class Particles(Steered):
 
     def _run(self, n: int, cond: Condition | None, generator: torch.Generator | None) -> Population:
         """All steps of n populations."""
-        k, process = self.particles, self.denoiser.process
+        k = self.particles
         if cond is not None:
             cond = {name: v.repeat_interleave(k, 0) for name, v in cond.items()}
         x = self.start(n * k, cond, generator=generator)
         population = Population.of(x, k, self.statistic.start)
         real = x.dtype if x.is_floating_point() else torch.get_default_dtype()
-        times = self.times(x.device, real)
-        if isinstance(process, GaussianProcess):
-            grid = process.schedule.tabulate(times)
-        else:
-            grid = list(times.unbind())
+        grid = self.tabulated(self.times(x.device, real))
         for i in range(self.steps):
             t, s, check = grid[i], grid[i + 1], self._is_check(i)
             value = self._look(population, t, cond, check, generator)

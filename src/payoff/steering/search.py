@@ -10,7 +10,8 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,9 +19,8 @@ from torch import Tensor
 
 from payoff.metrics.weights import log_mean_exp
 from payoff.predictions import Prediction, TokenPrediction
-from payoff.processes import GaussianProcess
 from payoff.spaces import Condition, Scalar
-from payoff.steering.base import AllFailed, Degenerate, Steered
+from payoff.steering.base import CALLER, AllFailed, Degenerate, Steered
 
 CHOICES = ("soft", "argmax")
 
@@ -37,21 +37,12 @@ class Search(Steered):
         super().__post_init__()
         self._forget()
 
-    def stream(
-        self,
-        n: int,
-        cond: Condition | None = None,
-        *,
-        generator: torch.Generator | None = None,
-        batch_size: int = 4096,
-        progress: Callable[[int], None] | None = None,
-    ) -> Iterator[Tensor]:
-        """As documented; the summary and any warning follow the last batch."""
+    @contextmanager
+    def reporting(self) -> Iterator[None]:
+        """The summary and any warning follow the last batch."""
         self._forget()
-        yield from super().stream(
-            n, cond, generator=generator, batch_size=batch_size, progress=progress
-        )
-        if n:
+        yield
+        if self.noted:
             self.summary.update(self.report())
 
     def report(self) -> dict[str, Any]:
@@ -64,7 +55,7 @@ class Search(Steered):
                 "(NaN), and these samples are ones that nothing has chosen. Raise "
                 f"{self.size}, or look at why the reward fails",
                 Degenerate,
-                stacklevel=4,
+                stacklevel=CALLER + 1,
             )
         found: dict[str, Any] = {"samples": total, "failed": failed}
         for name, value in self.noted.items():
@@ -115,10 +106,7 @@ class Search(Steered):
         """The steps + 1 times from ``first`` down to 0, with their noise levels at hand."""
         dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
         times = self.times(x.device, dtype, torch.tensor(first, device=x.device, dtype=dtype))
-        process = self.denoiser.process
-        if isinstance(process, GaussianProcess):
-            return process.schedule.tabulate(times)
-        return list(times.unbind())
+        return self.tabulated(times)
 
     def _forget(self) -> None:
         self.noted: dict[str, Any] = {}

@@ -46,7 +46,7 @@ from torch import Tensor
 
 from payoff.configs import option
 from payoff.errors import UserError
-from payoff.steering.base import Cost, Degenerate
+from payoff.steering.base import CALLER, Cost, Degenerate
 from payoff.steering.search import Search, choose, effective, indexed, known_or_nothing
 
 SEARCHES = ("sample", "best")
@@ -166,7 +166,7 @@ class Tree(Search):
                 "average (effective sample size): the samples are nearly its best leaves and not "
                 "yet those of the target. Raise rollouts or the temperature",
                 Degenerate,
-                stacklevel=4,
+                stacklevel=CALLER + 1,
             )
         return found
 
