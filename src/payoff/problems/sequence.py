@@ -1,11 +1,13 @@
 r"""Token sequences short enough to enumerate.
 
-All :math:`S=V^L` sequences are listed with their probability, so that every posterior under masking
-is a sum: a partly masked x_t is compatible with the sequences that agree with its visible tokens,
+All :math:`V^L` sequences are listed with their probability, and with them the mass of every partly
+masked state: that of the sequences that agree with its visible tokens,
 
-.. math:: p(x_0\mid x_t) \propto p(x_0)\,1[x_0 \sim x_t] ,
+.. math:: M(x_t) = \sum_{x_0 \sim x_t} p(x_0), \qquad
+    p(x_0^\ell = v\mid x_t) = M(x_t^{\ell\to v}) / M(x_t) ,
 
-whatever t. The exact denoiser gives the marginal of each position under it.
+whatever t. There are :math:`(V+1)^L` states, so the masses are one table, made by summing over one
+position after another, and the exact denoiser is a look-up in it.
 
 **Exact marginals are not an exact sampler.** A reverse step that reveals several positions at once
 draws them independently, while the posterior couples them. The kernel's law of any one position is
@@ -87,35 +89,32 @@ class EnumeratedTokens(Tiltable):
         self.shape, self.vocabulary = (length,), vocabulary
         axis = torch.arange(vocabulary, device=log_table.device)
         grid = torch.cartesian_prod(*[axis] * length).reshape(-1, length)
-        self.register_buffer("log_table", log_table.flatten().log_softmax(0))
+        normal = log_table.flatten().log_softmax(0)
+        self.register_buffer("log_table", normal)
+        self.register_buffer("log_masses", _log_masses(normal.reshape(log_table.shape)).flatten())
         self.register_buffer("sequences", grid)
 
-    def posterior(self, x_t: Tensor) -> Tensor:
-        """The log-density log p(x_0, x_0 ~ x_t) of every sequence, not normalised: (B, V^L)."""
-        if x_t.ndim != 2 or x_t.shape[1:] != self.shape:
-            raise ValueError(f"x_t has shape {tuple(x_t.shape)}, expected (B, {self.shape[0]})")
-        fits = torch.ones(len(x_t), len(self.sequences), dtype=torch.bool, device=x_t.device)
-        for seen, tokens in zip(x_t.unbind(1), self.sequences.unbind(1), strict=True):
-            hidden = (seen == self.vocabulary).unsqueeze(1)
-            fits &= hidden | (seen.unsqueeze(1) == tokens)
-        return torch.where(fits, self.log_table, -math.inf)
+    def log_mass(self, x_t: Tensor) -> Tensor:
+        """The log-probability of all sequences that agree with x_t (B, L): shape (B,)."""
+        return self.log_masses[self._state(x_t)]
 
     def forward(self, x_t, t, cond=None):
-        weights = self.posterior(x_t).softmax(1)
-        weights = torch.where(weights.isnan(), 1.0 / weights.shape[1], weights)
-        one_hot = torch.nn.functional.one_hot(self.sequences, self.vocabulary).to(weights.dtype)
-        marginals = torch.einsum("bs,slv->blv", weights, one_hot)
-        return TokenPrediction.of_logits(marginals.log(), x_t, self.vocabulary)
+        place = self._places(x_t.device)
+        others = self._state(x_t).unsqueeze(1) - x_t * place  # (B, L): with a zero at l
+        token = torch.arange(self.vocabulary, device=x_t.device)
+        logits = self.log_masses[others.unsqueeze(-1) + place.unsqueeze(-1) * token]
+        impossible = logits.amax(-1, keepdim=True) == -math.inf
+        return TokenPrediction.of_logits(logits.masked_fill(impossible, 0.0), x_t, self.vocabulary)
 
     def log_prob_t(self, x, t, cond=None):
         masked = (x == self.vocabulary).sum(1)
         keep = self.process.schedule(t)
         shown = torch.xlogy(x.shape[1] - masked, keep) + torch.xlogy(masked, 1 - keep)
-        return self.posterior(x).logsumexp(1) + shown.to(self.log_table.dtype)
+        return self.log_mass(x) + shown.to(self.log_table.dtype)
 
     def log_ratio(self, tilted, x, t, cond=None):
         """As documented; which positions are masked cancels, also where keep(t) is 0 or 1."""
-        return tilted.posterior(x).logsumexp(1) - self.posterior(x).logsumexp(1)
+        return tilted.log_mass(x) - self.log_mass(x)
 
     def sample(self, n, cond=None, *, generator=None):
         where = generator.device if generator is not None else self.log_table.device
@@ -141,6 +140,24 @@ class EnumeratedTokens(Tiltable):
 
     def _rewards(self, reward: Reward) -> Tensor:
         return reward(self.sequences).to(self.log_table)
+
+    def _places(self, device: torch.device) -> Tensor:
+        """What a token of each position counts in a state's number, (L,)."""
+        return (self.vocabulary + 1) ** torch.arange(self.shape[0] - 1, -1, -1, device=device)
+
+    def _state(self, x_t: Tensor) -> Tensor:
+        """The place of each partly masked state x_t (B, L) in ``log_masses``."""
+        if x_t.ndim != 2 or x_t.shape[1:] != self.shape:
+            raise ValueError(f"x_t has shape {tuple(x_t.shape)}, expected (B, {self.shape[0]})")
+        return (x_t * self._places(x_t.device)).sum(1)
+
+
+def _log_masses(log_table: Tensor) -> Tensor:
+    """A table (V,) * L with a last entry on every axis, the sum over it: (V + 1,) * L."""
+    for axis in range(log_table.ndim):
+        both = [log_table, log_table.logsumexp(axis, keepdim=True)]
+        log_table = torch.cat(both, dim=axis)
+    return log_table
 
 
 class TokenChain(Problem):
