@@ -136,7 +136,7 @@ def test_rows_that_are_not_finite_are_no_molecules():
 def test_what_has_no_feature_is_refused():
     chlorine = Molecule(torch.tensor([17, 1]), torch.tensor([[0.0, 0, 0], [1.27, 0, 0]]))
     hydrogen = Molecule(torch.tensor([1, 1]), torch.tensor([[0.0, 0, 0], [0.74, 0, 0]]))
-    with pytest.raises(UserError, match="no feature for 17"):
+    with pytest.raises(UserError, match="no feature for Cl"):
         AllAtoms().encode([chlorine])
     with pytest.raises(UserError, match="without a heavy atom"):
         UnitedAtoms().encode([hydrogen])

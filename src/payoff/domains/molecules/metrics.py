@@ -19,6 +19,13 @@ VDW_FACTOR = 1.15
 """RDKit's default of 1.3 for the distance of a bond takes 5 % of QM9's molecules to be wrong."""
 
 
+def quiet() -> None:
+    """RDKit tells of every failure on the terminal; here a failure is a result."""
+    from rdkit.RDLogger import DisableLog  # type: ignore[attr-defined]
+
+    DisableLog("rdApp.*")
+
+
 def stability(molecules: Found) -> tuple[float, float]:
     """Shares of atoms and of molecules with exactly the right valences by EDM's bond table.
 
@@ -45,7 +52,7 @@ def to_rdkit(molecule: Molecule | None) -> Any | None:
 
     if molecule is None or not bool(molecule.positions.isfinite().all()):
         return None
-    _quiet()
+    quiet()
     try:
         found = Chem.MolFromXYZBlock(molecule.xyz())
         rdDetermineBonds.DetermineConnectivity(found, useVdw=True, covFactor=VDW_FACTOR)
@@ -58,6 +65,16 @@ def to_rdkit(molecule: Molecule | None) -> Any | None:
     return found
 
 
+def pieces(molecule: Molecule) -> int:
+    """How many pieces the atoms fall into by the distances that :func:`to_rdkit` goes by."""
+    from rdkit import Chem
+    from rdkit.Chem import rdDetermineBonds
+
+    found = Chem.MolFromXYZBlock(molecule.xyz())
+    rdDetermineBonds.DetermineConnectivity(found, useVdw=True, covFactor=VDW_FACTOR)
+    return len(Chem.GetMolFrags(found))
+
+
 def table_smiles(molecule: Molecule | None) -> str | None:
     """SMILES of the largest fragment by EDM's bond table, or None where RDKit refuses it.
 
@@ -68,7 +85,7 @@ def table_smiles(molecule: Molecule | None) -> str | None:
 
     if molecule is None:
         return None
-    _quiet()
+    quiet()
     orders = bond_orders(molecule.numbers, molecule.positions)
     kinds = (Chem.BondType.SINGLE, Chem.BondType.DOUBLE, Chem.BondType.TRIPLE)
     built = Chem.RWMol()
@@ -84,13 +101,6 @@ def table_smiles(molecule: Molecule | None) -> str | None:
         return str(Chem.MolToSmiles(largest))
     except Exception:
         return None
-
-
-def _quiet() -> None:
-    """RDKit tells of every failure on the terminal; here a failure is a result."""
-    from rdkit.RDLogger import DisableLog  # type: ignore[attr-defined]
-
-    DisableLog("rdApp.*")
 
 
 def smiles_of(molecule: Any) -> str:
