@@ -1,16 +1,27 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from pathlib import Path
 
 import pytest
 import torch
 
+from payoff import pretrained
 from payoff.denoisers import NetDenoiser
 from payoff.errors import UserError
 from payoff.guidance import ClassifierFree
 from payoff.nets import ResidualMLP
-from payoff.pretrained import CONFIG, WEIGHTS, build, describe, from_pretrained, save_pretrained
+from payoff.pretrained import (
+    CONFIG,
+    WEIGHTS,
+    build,
+    describe,
+    find_pretrained,
+    from_pretrained,
+    save_pretrained,
+    shipped,
+)
 from payoff.processes import GaussianProcess
 from payoff.schedules import SCHEDULES
 from payoff.spaces import Centered
@@ -79,3 +90,79 @@ def test_a_part_that_forgets_its_arguments_cannot_be_saved(tmp_path: Path) -> No
 
     with pytest.raises(TypeError, match="does not keep its argument 'width'"):
         describe(Forgetful(3))
+
+
+@pytest.mark.parametrize(("half", "bits"), [("float16", 11), ("bfloat16", 8)])
+def test_half_the_size_and_rounded_to_its_digits(tmp_path: Path, half: str, bits: int) -> None:
+    saved = model()
+    whole = save_pretrained(saved, tmp_path / "whole")
+    folder = save_pretrained(saved, tmp_path / "half", half=half)
+    size = [(f / WEIGHTS).stat().st_size for f in (folder, whole)]
+    assert size[0] < 0.75 * size[1]  # the names of the tensors stay
+    loaded = from_pretrained(folder)
+    for mine, theirs in zip(saved.parameters(), loaded.parameters(), strict=True):
+        assert theirs.dtype == mine.dtype
+        assert not torch.equal(mine, theirs)
+        tiny = 2.0**-24 if half == "float16" else 0.0  # below its normal numbers
+        assert bool(((mine - theirs).abs() <= 2.0**-bits * mine.abs() + tiny).all())
+
+
+def test_what_is_no_parameter_keeps_its_digits(tmp_path: Path) -> None:
+    saved = model()
+    saved.net.register_buffer("table", torch.tensor([1.00001, 3.00001]))
+    folder = save_pretrained(saved, tmp_path / "m", half="float16")
+    stored = pretrained.load_file(folder / WEIGHTS)
+    assert torch.equal(stored["net.table"], saved.net.table)
+
+
+def test_what_half_precision_cannot_hold_is_refused(tmp_path: Path) -> None:
+    saved = model()
+    with torch.no_grad():
+        next(saved.parameters()).view(-1)[0] = 1e6
+    with pytest.raises(ValueError, match="float16 cannot hold"):
+        save_pretrained(saved, tmp_path / "m", half="float16")
+    assert not (tmp_path / "m").exists()
+    with pytest.raises(ValueError, match="must be one of float16, bfloat16"):
+        save_pretrained(saved, tmp_path / "m", half="int8")
+
+
+@pytest.fixture
+def packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Weights called «seven» in place of the package's own, and an empty folder to work in."""
+    monkeypatch.setattr(pretrained, "SHIPPED", tmp_path / "weights")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return save_pretrained(model(), tmp_path / "weights" / "seven", {"from": "package"})
+
+
+def test_shipped_weights_are_found_by_name(packaged: Path) -> None:
+    assert shipped() == {"seven": packaged}
+    assert find_pretrained("seven") == packaged
+    x, t = torch.randn(3, 4), torch.rand(3)
+    cond = {"label": torch.randn(3, 1)}
+    assert torch.equal(from_pretrained("seven")(x, t, cond).x0, model()(x, t, cond).x0)
+
+
+def test_a_model_folder_of_the_same_name_wins_and_another_folder_does_not(packaged: Path) -> None:
+    Path("seven").mkdir()
+    assert find_pretrained("seven") == packaged
+    save_pretrained(model(), "seven")
+    assert find_pretrained("seven") == Path("seven")
+
+
+def test_an_unknown_name_lists_the_shipped_ones(packaged: Path) -> None:
+    with pytest.raises(UserError, match="the weights of: seven, did you mean 'seven'"):
+        from_pretrained("sevne")
+
+
+def test_the_package_takes_its_weights_along() -> None:
+    """Every file below weights/ matches a pattern of the package's data."""
+    package = Path(pretrained.__file__).parent
+    root = package.parents[1]
+    with (root / "pyproject.toml").open("rb") as file:
+        patterns = tomllib.load(file)["tool"]["setuptools"]["package-data"]["payoff"]
+    matched = {path for pattern in patterns for path in package.glob(pattern)}
+    assert package / "py.typed" in matched
+    assert {f for f in (package / "weights").rglob("*") if f.is_file()} <= matched
+    assert (package / "weights" / "name" / WEIGHTS).match("weights/*/*")
+    assert "weights/*/*" in patterns

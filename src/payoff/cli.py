@@ -77,22 +77,48 @@ def design(
 app.command()(commands.finetune)
 app.command()(commands.steer)
 app.command()(commands.compare)
+app.command()(commands.train)
 
 
 @app.command()
 def sample(
-    run: Annotated[Path, typer.Argument(help="the folder of a finished run")],
+    run: Annotated[
+        Path, typer.Argument(help="the folder of a finished run, or a model of molecules: qm9")
+    ],
     count: Annotated[int, typer.Option("--count", help="number of designs")] = 100,
     aim: Annotated[
         float | None, typer.Option("--aim", help="the score to aim at; default: the run's own")
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="another seed gives other designs")] = 1,
+    steps: Annotated[
+        int | None,
+        typer.Option("--steps", help="molecules only: steps of the sampler; default: 50"),
+    ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="a CSV file; default: the terminal")
+        Path | None,
+        typer.Option(
+            "--out", help="a CSV file, of molecules also SDF or XYZ; default: the terminal"
+        ),
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Draw more designs from the model of a finished run."""
+    """Draw more designs from the model of a finished run, or molecules from a shipped one."""
+    from payoff.domains.molecules.model import draws_molecules
+
+    if draws_molecules(run):
+        if aim is not None:
+            raise UserError("--aim is for runs of payoff design, not for models of molecules")
+        commands.sample_molecules(run, count=count, seed=seed, steps=steps, out=out, quiet=quiet)
+        return
+    if not run.exists() and len(run.parts) == 1:
+        from payoff.pretrained import shipped
+
+        known = ", ".join(shipped()) or "none"
+        raise UserError(
+            f"{run} holds no finished run, and is no model that payoff comes with ({known})"
+        )
+    if steps is not None:
+        raise UserError("--steps is for models of molecules; a run's designs are drawn as it drew")
     if out is not None and out.is_dir():
         raise UserError(f"--out {out} is a folder: give a CSV file")
     if out is not None and not out.parent.is_dir():

@@ -15,6 +15,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from payoff.domains.molecules.config import TrainConfig
 from payoff.errors import UserError
 from payoff.experiments.compare.config import PRESETS as COMPARE_PRESETS
 from payoff.experiments.compare.config import CompareConfig
@@ -24,6 +25,7 @@ from payoff.experiments.steer.config import SteerConfig
 from payoff.finetuning.config import FinetuneConfig
 
 _NAMES = {"identifiers": "--id", "settings": "--set", "minimize": "--minimize/--maximize"}
+_NAMES["compile"] = "--compile/--no-compile"
 _MULTIPLE = "; may be given several times"
 CONTINUE: list[str] = []  # the command that continues what is running now
 
@@ -171,6 +173,62 @@ def compare(
     print(f"table: {folder / 'table.csv'}")
     print(f"cells: {folder / 'compare.csv'}")
     _report(folder)
+
+
+@with_options(TrainConfig)
+def train(
+    source: Annotated[str, typer.Argument(help="a built-in data set: qm9")],
+    options: dict[str, Any],
+    given: set[str],
+    out: Out = None,
+    resume: Resume = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a generative model of molecules, for as long as you like."""
+    if source != "qm9":
+        raise UserError(f"{source}: there is no such built-in data set; there is: qm9")
+    config = TrainConfig(**options)
+    folder = out if out is not None else Path("runs") / source
+
+    from payoff.domains.molecules.train import MODEL
+    from payoff.domains.molecules.train import train as run
+    from payoff.experiments.progress import Reporter
+
+    reporter = Reporter(quiet)
+    CONTINUE[:] = continuing(sys.argv[1:], folder, out is not None)
+    found = run(config, folder, resume=resume, heard=lambda line: reporter.say(_read(line)))
+    if found.interrupted:
+        raise KeyboardInterrupt
+    print(f"checkpoint: {folder} after {found.step} steps")
+    if (folder / MODEL).is_dir():
+        print(f"model: {folder / MODEL}")
+
+
+def _read(line: dict[str, Any]) -> str:
+    """A line of a training's log as a sentence."""
+    shown = {k: v for k, v in line.items() if k not in ("step", "seconds")}
+    values = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in shown.items())
+    return f"step {line['step']}: {values}"
+
+
+def sample_molecules(
+    name: Path, *, count: int, seed: int, steps: int | None, out: Path | None, quiet: bool
+) -> None:
+    """``payoff sample`` of a model of molecules: a file by its suffix, or the terminal."""
+    from payoff.domains.molecules.files import write_molecules
+    from payoff.experiments.molecules import again
+
+    if out is not None:
+        again.check_out(out)
+    found = again.sample(name, count=count, seed=seed, steps=steps, quiet=quiet)
+    if out is None:
+        sys.stdout.write(again.lines(found))
+        sys.stdout.flush()
+        print(again.told(found), file=sys.stderr)
+        return
+    written = write_molecules(out, found)
+    print(again.told(found))
+    print(f"molecules: {out} ({written})")
 
 
 def _report(folder: Path) -> None:

@@ -15,10 +15,12 @@ import os
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub import HfApi, snapshot_download
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from payoff.configs import suggest
 from payoff.denoisers import Denoiser
 from payoff.errors import UserError
 from payoff.processes import Process
@@ -26,6 +28,9 @@ from payoff.schedules import KeepSchedule, Schedule
 from payoff.spaces import Space
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+SHIPPED = Path(__file__).parent / "weights"
+"""Models that come with the package, a folder each."""
+HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 _PARTS = (nn.Module, Process, Schedule, KeepSchedule, Space)
 
 
@@ -76,16 +81,30 @@ def build(description: Any) -> Any:
 
 
 def save_pretrained(
-    denoiser: Denoiser, folder: str | Path, metadata: dict[str, Any] | None = None
+    denoiser: Denoiser,
+    folder: str | Path,
+    metadata: dict[str, Any] | None = None,
+    *,
+    half: str | None = None,
 ) -> Path:
     """Write ``model.safetensors`` and ``config.json`` into ``folder``; return the folder.
 
-    ``metadata`` (data set, units, metrics) is kept under its own key in the JSON.
+    Args:
+        denoiser: what is saved.
+        folder: made if missing.
+        metadata: data set, units, metrics; kept under its own key in the JSON.
+        half: ``float16`` or ``bfloat16``: parameters are rounded to it in the file, which is half
+            the size, and come back in the precision they had. float16 keeps three bits more.
+
+    Raises:
+        ValueError: a parameter is too large for ``half``, or there is no such precision.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    config = {"format": 1, "denoiser": describe(denoiser), "metadata": metadata or {}}
     state = {k: v.detach().contiguous().clone() for k, v in denoiser.state_dict().items()}
+    config = {"format": 1, "denoiser": describe(denoiser), "metadata": metadata or {}}
+    if half is not None:
+        state, config["dtype"] = _halved(denoiser, state, half)
+    folder.mkdir(parents=True, exist_ok=True)
     save_file(state, folder / (WEIGHTS + ".tmp"), metadata={"format": "pt"})
     os.replace(folder / (WEIGHTS + ".tmp"), folder / WEIGHTS)
     (folder / (CONFIG + ".tmp")).write_text(json.dumps(config, indent=2) + "\n")
@@ -93,19 +112,40 @@ def save_pretrained(
     return folder
 
 
+def _halved(
+    denoiser: Denoiser, state: dict[str, Tensor], half: str
+) -> tuple[dict[str, Tensor], str]:
+    """The state with its parameters rounded, and the precision that they had."""
+    if half not in HALVES:
+        raise ValueError(f"half must be one of {', '.join(HALVES)}, got {half!r}")
+    kinds = {name: p.dtype for name, p in denoiser.named_parameters() if p.is_floating_point()}
+    # what is no parameter, such as a table of frequencies, is small and may need all its digits
+    rounded = {k: v.to(HALVES[half]) if k in kinds else v for k, v in state.items()}
+    for name in kinds:
+        if bool(state[name].isfinite().all()) and not bool(rounded[name].isfinite().all()):
+            raise ValueError(f"{name} has values that {half} cannot hold: save it in full")
+    return rounded, str(next(iter(kinds.values()))).removeprefix("torch.")
+
+
 def from_pretrained(name: str | Path, device: str = "cpu") -> Denoiser:
-    """Load a denoiser from a folder, or from a Hugging Face Hub repository by its name.
+    """Load a denoiser by the name of a folder, of shipped weights, or of a hub repository.
+
+    See :func:`find_pretrained` for which of them a name means.
 
     Raises:
         UserError: the folder or a file in it is missing or damaged, or needs code that is not here.
     """
-    folder = _folder_of(name)
+    folder = find_pretrained(name)
     config = read_config(folder)
     denoiser = build(config["denoiser"])
     if not isinstance(denoiser, Denoiser):
         raise UserError(f"{folder / CONFIG} describes a {type(denoiser).__name__}, no denoiser")
     try:
         weights = load_file(folder / WEIGHTS)
+        if "dtype" in config:  # stored in half precision
+            full = {"float32": torch.float32, "float64": torch.float64}.get(config["dtype"])
+            halves = tuple(HALVES.values())
+            weights = {k: v.to(full) if v.dtype in halves else v for k, v in weights.items()}
         # built in single precision; weights in double would be rounded to it
         denoiser.to(next(w.dtype for w in weights.values() if w.is_floating_point()))
         denoiser.load_state_dict(weights)
@@ -135,10 +175,27 @@ def push_to_hub(folder: str | Path, repository: str, *, private: bool = True) ->
     return str(api.upload_folder(repo_id=repository, folder_path=str(folder)))
 
 
-def _folder_of(name: str | Path) -> Path:
-    if Path(name).is_dir():
-        return Path(name)
-    text = str(name)
+def shipped() -> dict[str, Path]:
+    """The models that come with the package, by name."""
+    return {path.parent.name: path.parent for path in sorted(SHIPPED.glob(f"*/{CONFIG}"))}
+
+
+def find_pretrained(name: str | Path) -> Path:
+    """The folder of a saved model.
+
+    A folder that holds a model comes first, so that what lies in front of the user is what is
+    used; then the models that come with the package (:func:`shipped`); then, for a name of the
+    form ``owner/repository``, the Hugging Face Hub. ``./qm9`` is always the folder.
+
+    Raises:
+        UserError: there is none; the message lists the shipped ones.
+    """
+    text, here = str(name), Path(name)
+    known = shipped()
+    if (here / CONFIG).exists() or (here.is_dir() and text not in known):
+        return here
+    if text in known:
+        return known[text]
     if text.count("/") == 1 and not text.startswith((".", "/", "~")):
         try:
             return Path(snapshot_download(text, allow_patterns=[WEIGHTS, CONFIG]))
@@ -146,4 +203,10 @@ def _folder_of(name: str | Path) -> Path:
             raise UserError(
                 f"there is no folder {text!r} here, and it cannot be had from the hub: {error}"
             ) from error
+    if here.name == text:
+        names = ", ".join(known) or "none"
+        raise UserError(
+            f"there is no model {text!r}: no folder of that name, and payoff comes with the "
+            f"weights of: {names}{suggest(text, known)}"
+        )
     raise UserError(f"no such folder: {text}")

@@ -5,10 +5,33 @@
 >>> summary(UnitedAtoms().decode(x, cond))                  # doctest: +SKIP
 """
 
-from payoff.domains.molecules.codecs import CODECS, AllAtoms, Codec, UnitedAtoms
-from payoff.domains.molecules.metrics import stability, summary, to_rdkit, uniqueness
-from payoff.domains.molecules.molecule import Molecule
-from payoff.domains.molecules.qm9 import PROPERTIES, QM9, load_qm9, split
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from payoff.domains.molecules.codecs import CODECS, AllAtoms, Codec, UnitedAtoms
+    from payoff.domains.molecules.metrics import stability, summary, to_rdkit, uniqueness
+    from payoff.domains.molecules.molecule import Molecule
+    from payoff.domains.molecules.qm9 import PROPERTIES, QM9, load_qm9, split
+
+_WHERE = {
+    **dict.fromkeys(("CODECS", "AllAtoms", "Codec", "UnitedAtoms"), "codecs"),
+    **dict.fromkeys(("stability", "summary", "to_rdkit", "uniqueness"), "metrics"),
+    **dict.fromkeys(("PROPERTIES", "QM9", "load_qm9", "split"), "qm9"),
+    "Molecule": "molecule",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use: the command line reads the options of a training without torch."""
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)
+    globals()[name] = found
+    return found
+
 
 __all__ = [
     "CODECS",

@@ -25,6 +25,7 @@ import json
 import math
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,60 +33,22 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from payoff.configs import from_dict, option, to_dict
+from payoff.configs import from_dict, to_dict
 from payoff.denoisers import NetDenoiser
 from payoff.domains.molecules.batches import Batches
 from payoff.domains.molecules.codecs import CODECS
+from payoff.domains.molecules.config import TrainConfig
 from payoff.domains.molecules.evaluate import evaluate
 from payoff.domains.molecules.qm9 import load_qm9, split
 from payoff.errors import UserError
 from payoff.nets.equivariant import EquivariantTransformer
-from payoff.pretrained import save_pretrained
+from payoff.pretrained import describe, from_pretrained, save_pretrained
 from payoff.processes import GaussianProcess
 from payoff.schedules import LogLinear
 from payoff.training.checkpoints import check_same, load_checkpoint, save_checkpoint
 
 CHECKPOINT, LOG, MODEL = "checkpoint.pt", "log.jsonl", "model"
 GAMMA = 6.94  # the averaging window's standard deviation is a tenth of the run
-
-
-@dataclasses.dataclass
-class TrainConfig:
-    """Options of a training run. What shapes the result is kept with the checkpoint."""
-
-    codec: str = option("united", "state space: united or all (atoms)")
-    part: str = option("train", "part of QM9: train, first_half, second_half")
-    width: int = option(192, "width of the network's scalars")
-    depth: int = option(8, "number of blocks")
-    pair_width: int = option(64, "width of a pair's feature")
-    vectors: int = option(32, "vector channels of a node")
-    batch_size: int = option(256, "molecules a step")
-    learning_rate: float = option(1e-3, "peak learning rate")
-    hold: int = option(10_000, "steps at the peak rate, which then falls as 1/sqrt(step)")
-    warmup: int = option(300, "steps of linear warm-up")
-    optimizer: str = option("muon", "muon (matrices; AdamW for the rest) or adamw")
-    weight_decay: float = option(0.01, "decoupled weight decay")
-    gradient_clip: float = option(2.0, "largest gradient norm")
-    log_snr_mean: float = option(2.0, "centre of the noise levels trained on, in log-SNR")
-    log_snr_sd: float = option(3.0, "their standard deviation")
-    seed: int = option(0, "seed of weights, batches and noise")
-    precision: str = option("bf16", "of the matrix products in training: bf16 or fp32")
-    compile: bool = option(True, "compile the network (a minute or two at the start)")
-    steps: int = option(0, "end after this many steps; 0 = never")
-    minutes: float = option(0.0, "end after this many minutes of this process; 0 = never")
-    log_every: int = option(200, "steps between two readings of the loss")
-    checkpoint_minutes: float = option(5.0, "minutes between two checkpoints")
-    evaluate_minutes: float = option(20.0, "minutes between two evaluations; 0 = none")
-    samples: int = option(500, "molecules drawn at an evaluation")
-
-    def __post_init__(self) -> None:
-        for name, known in (
-            ("codec", tuple(CODECS)),
-            ("optimizer", ("muon", "adamw")),
-            ("precision", ("bf16", "fp32")),
-        ):
-            if getattr(self, name) not in known:
-                raise UserError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
 
 
 SHAPING = ("codec", "part", "width", "depth", "pair_width", "vectors", "optimizer", "batch_size")
@@ -115,11 +78,17 @@ class Run:
         x: encoded molecules (n, N, C).
         mask: which nodes exist (n, N).
         out: the run folder.
+
+    Attributes:
+        stopped: whether the loop is to end; interrupted: whether Ctrl-C or SIGTERM said so.
+        heard: called with every line of the log.
     """
 
     def __init__(self, config: TrainConfig, x: Tensor, mask: Tensor, out: Path) -> None:
         self.config, self.x, self.mask, self.out = config, x, mask, out
-        self.step, self.seconds, self.stopped = 0, 0.0, False
+        self.step, self.seconds = 0, 0.0
+        self.stopped = self.interrupted = False
+        self.heard: Callable[[dict[str, Any]], None] | None = None
         self.codec = CODECS[config.codec]()
         self.denoiser = build(config)
         self.average = AveragedModel(self.denoiser)
@@ -211,6 +180,29 @@ class Run:
         line = {"step": self.step, "seconds": round(self.seconds, 1), **reading}
         with (self.out / LOG).open("a") as file:
             file.write(json.dumps(line) + "\n")
+        if self.heard is not None:
+            self.heard(line)
+
+    def begin_from(self, name: str) -> None:
+        """Take exported weights as the first ones, and as the average so far.
+
+        Raises:
+            UserError: there are none, or they are of another network.
+        """
+        found = from_pretrained(name)
+        mine, theirs = describe(self.denoiser), describe(found)
+        if mine != theirs:
+            nets = mine.get("net", {}), theirs.get("net", {})
+            differs = sorted(k for k in nets[0] if nets[0][k] != nets[1].get(k))
+            told = ", ".join(
+                f"{k} = {nets[1].get(k)} where {nets[0][k]} is asked for" for k in differs
+            )
+            raise UserError(
+                f"--start {name}: the weights are of another network ({told or 'another class'}): "
+                "give the options that they were trained with"
+            )
+        self.denoiser.load_state_dict(found.state_dict())
+        self.average.module.load_state_dict(found.state_dict())
 
     def save(self) -> None:
         """Write the checkpoint."""
@@ -272,28 +264,47 @@ def _optimizers(denoiser: nn.Module, config: TrainConfig) -> list[torch.optim.Op
     return found
 
 
-def train(config: TrainConfig, out: Path, *, resume: bool = False) -> Run:
+def train(
+    config: TrainConfig,
+    out: Path,
+    *,
+    resume: bool = False,
+    heard: Callable[[dict[str, Any]], None] | None = None,
+) -> Run:
     """Train in ``out`` until the configured end, Ctrl-C or SIGTERM.
 
     Args:
         config: see :class:`TrainConfig`.
         out: the run folder.
         resume: continue from its checkpoint where there is one.
+        heard: called with every line of the log.
 
     Raises:
-        UserError: the folder holds another run and ``resume`` is false, or QM9 is missing.
+        UserError: the folder holds another run and ``resume`` is false, an option cannot work, or
+            QM9 is missing.
     """
     if (out / CHECKPOINT).exists() and not resume:
         raise UserError(f"{out} already holds a run: add --resume to continue it")
-    out.mkdir(parents=True, exist_ok=True)
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file: give a folder")
     data = load_qm9()
-    x, cond = CODECS[config.codec]().encode(data.molecules(split(config.part, len(data))))
-    run = Run(config, x, cond["mask"], out)
+    rows = split(config.part, len(data))
+    if config.batch_size > len(rows):
+        raise UserError(f"batch_size {config.batch_size} is more than the {len(rows)} molecules")
+    x, cond = CODECS[config.codec]().encode(data.molecules(rows))
+    try:
+        run = Run(config, x, cond["mask"], out)
+    except ValueError as error:  # the network's own rules, such as widths by the heads
+        raise UserError(str(error)) from error
     if (out / CHECKPOINT).exists():
         run.load()
+    elif config.start:
+        run.begin_from(config.start)
+    run.heard = heard
+    out.mkdir(parents=True, exist_ok=True)
 
     def stop(number: int, frame: Any) -> None:
-        run.stopped = True
+        run.stopped = run.interrupted = True
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

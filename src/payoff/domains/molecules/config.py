@@ -1,0 +1,64 @@
+"""Options of training a molecule generator, apart from what is slow to import."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from payoff.configs import option
+from payoff.errors import UserError
+
+PARTS = ("train", "valid", "test", "first_half", "second_half")
+
+
+@dataclass
+class TrainConfig:
+    """Options of a training run. What shapes the result is kept with the checkpoint."""
+
+    codec: str = option("united", "state space: united or all (atoms)")
+    part: str = option("train", "part of QM9: train, first_half, second_half")
+    start: str = option(
+        "", "begin from exported weights: a folder, or a shipped name; the optimiser is new"
+    )
+    width: int = option(192, "width of the network's scalars")
+    depth: int = option(8, "number of blocks")
+    pair_width: int = option(64, "width of a pair's feature")
+    vectors: int = option(32, "vector channels of a node")
+    batch_size: int = option(256, "molecules a step")
+    learning_rate: float = option(1e-3, "peak learning rate")
+    hold: int = option(10_000, "steps at the peak rate, which then falls as 1/sqrt(step)")
+    warmup: int = option(300, "steps of linear warm-up")
+    optimizer: str = option("muon", "muon (matrices; AdamW for the rest) or adamw")
+    weight_decay: float = option(0.01, "decoupled weight decay")
+    gradient_clip: float = option(2.0, "largest gradient norm")
+    log_snr_mean: float = option(2.0, "centre of the noise levels trained on, in log-SNR")
+    log_snr_sd: float = option(3.0, "their standard deviation")
+    seed: int = option(0, "seed of weights, batches and noise")
+    precision: str = option("bf16", "of the matrix products in training: bf16 or fp32")
+    compile: bool = option(True, "compile the network (a minute or two at the start)")
+    steps: int = option(0, "end after this many steps; 0 = never")
+    minutes: float = option(0.0, "end after this many minutes of this process; 0 = never")
+    log_every: int = option(200, "steps between two readings of the loss")
+    checkpoint_minutes: float = option(5.0, "minutes between two checkpoints")
+    evaluate_minutes: float = option(20.0, "minutes between two evaluations; 0 = none")
+    samples: int = option(500, "molecules drawn at an evaluation")
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work before any time is spent."""
+        for name, known in (
+            ("codec", ("united", "all")),
+            ("part", PARTS),
+            ("optimizer", ("muon", "adamw")),
+            ("precision", ("bf16", "fp32")),
+        ):
+            if getattr(self, name) not in known:
+                raise UserError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
+        sizes = ("width", "depth", "pair_width", "vectors", "batch_size", "hold", "warmup")
+        for name in (*sizes, "log_every", "samples"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("learning_rate", "gradient_clip", "log_snr_sd"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"{name} must be above 0, got {getattr(self, name)}")
+        for name in ("weight_decay", "steps", "minutes", "checkpoint_minutes", "evaluate_minutes"):
+            if not getattr(self, name) >= 0:
+                raise UserError(f"{name} must not be negative, got {getattr(self, name)}")

@@ -1,0 +1,135 @@
+"""Molecules from a saved model: shipped weights, a training run, a fine-tuning run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from payoff.domains.molecules.evaluate import draw_sizes
+from payoff.domains.molecules.metrics import smiles_of, stability, to_rdkit
+from payoff.domains.molecules.model import MoleculeModel
+from payoff.domains.molecules.molecule import Molecule
+from payoff.errors import UserError
+from payoff.experiments.progress import Reporter
+from payoff.experiments.records import RECORD, REQUEST, read_record
+from payoff.samplers import Ancestral, Multistep, Sampler
+
+STEPS = 50
+BATCH = 100
+STREAMS = 1000  # a finished run drew with its seed and a few numbers above
+
+
+def sample(
+    name: str | Path,
+    *,
+    count: int = 100,
+    seed: int = 1,
+    steps: int | None = None,
+    quiet: bool = False,
+) -> list[Molecule | None]:
+    """Fresh molecules; no reward is called.
+
+    A model that was trained is sampled by DPM-Solver++(2M) in 50 steps. One that was fine-tuned is
+    sampled as it was tuned: the same sampler and number of steps.
+
+    Args:
+        name: of shipped weights, a model folder, a training run or a fine-tuning run.
+        count: number of molecules.
+        seed: another seed gives other molecules.
+        steps: of the sampler.
+        quiet: no progress on the terminal.
+
+    Returns:
+        one entry a molecule; None where it could not be decoded.
+
+    Raises:
+        UserError: there is no such model, a run is unfinished, or a number is out of range.
+    """
+    for option, value in (("count", count), ("steps", steps)):
+        if value is not None and value < 1:
+            raise UserError(f"--{option} must be at least 1, got {value}")
+    if not 0 <= seed < 2**31:
+        raise UserError(f"--seed must be at least 0 and below 2^31, got {seed}")
+    record = _record(Path(name))
+    model = MoleculeModel.load(name)
+    kind, default, own = _sampling(record, Path(name))
+    reporter = Reporter(quiet)
+    generator = torch.Generator().manual_seed(own + STREAMS * (seed + 1))
+    found: list[Molecule | None] = []
+    with reporter.bar("drawing molecules", count) as advance:
+        advance(0)
+        for cond in _parts(draw_sizes(model.sizes, count, generator=generator)["mask"]):
+            shape = (cond["mask"].shape[1], model.shape[1])
+            sampler = kind(model.denoiser, shape, default if steps is None else steps)
+            x = sampler.sample(len(cond["mask"]), cond, generator=generator)
+            found += model.codec.decode(x, cond)
+            advance(len(found))
+    return found
+
+
+def told(molecules: list[Molecule | None]) -> str:
+    """The shares of stable and of valid molecules, in a line."""
+    atoms, whole = stability(molecules)
+    n = len(molecules)
+    valid = share_valid(molecules)
+    shares = "" if valid is None else f"{valid:.1%} valid, "
+    return f"{n} molecules: {shares}{whole:.1%} stable ({atoms:.1%} of the atoms)"
+
+
+def share_valid(molecules: list[Molecule | None]) -> float | None:
+    """The share that RDKit finds bonds for; None where RDKit is not installed."""
+    try:
+        return sum(to_rdkit(m) is not None for m in molecules) / max(1, len(molecules))
+    except ImportError:
+        return None
+
+
+def lines(molecules: list[Molecule | None]) -> str:
+    """For the terminal: a SMILES a line of the valid ones, or XYZ where RDKit is missing."""
+    try:
+        known = [found for m in molecules if (found := to_rdkit(m)) is not None]
+        return "".join(f"{smiles_of(found)}\n" for found in known)
+    except ImportError:
+        return "".join(m.xyz() for m in molecules if m is not None)
+
+
+def check_out(out: Path) -> None:
+    """Refuse a file that molecules cannot be written to, before any are drawn.
+
+    Raises:
+        UserError: the suffix names no format, or the folder is missing.
+    """
+    from payoff.domains.molecules.files import LISTS, STRUCTURES
+
+    known = ", ".join((*STRUCTURES, *LISTS))
+    if out.is_dir():
+        raise UserError(f"--out {out} is a folder: give a file ending in one of {known}")
+    if out.suffix.lower() not in (*STRUCTURES, *LISTS):
+        raise UserError(
+            f"--out {out}: the format of molecules is told from the file's ending, one of {known}"
+        )
+    if not out.parent.is_dir():
+        raise UserError(f"--out {out}: there is no folder {out.parent}")
+
+
+def _parts(mask: torch.Tensor) -> list[dict[str, torch.Tensor]]:
+    """Batches of sets, each with the nodes that its largest needs."""
+    return [{"mask": part[:, : int(part.sum(1).max())]} for part in mask.split(BATCH)]
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    """The record of a fine-tuning run; empty for a model or a training run."""
+    begun = (folder / REQUEST).exists() or (folder / RECORD).exists()
+    return read_record(folder) if begun else {}
+
+
+def _sampling(record: dict[str, Any], folder: Path) -> tuple[type[Sampler], int, int]:
+    """(sampler, steps, seed) that a run's molecules were drawn with."""
+    if not record:
+        return Multistep, STEPS, 0
+    try:
+        return Ancestral, int(record["config"]["sampler_steps"]), int(record["seed"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{folder / RECORD} is damaged: {error}") from error

@@ -1,0 +1,210 @@
+"""Molecules as a user types them: drawn, trained, tuned; what is said, left and refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from experiments.design_runs import call, files
+from molecule_models import SMALL, need_qm9, trained
+from payoff import pretrained
+from payoff.domains.molecules import train as training
+from payoff.domains.molecules.train import CHECKPOINT, MODEL, Run
+from payoff.pretrained import from_pretrained, read_config
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of weights with a model called tiny."""
+    need_qm9()
+    folder = tmp_path_factory.mktemp("weights")
+    trained(folder / "tiny")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _here(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty folder, and «tiny» among the weights that come with the package."""
+    monkeypatch.setattr(pretrained, "SHIPPED", weights)
+    monkeypatch.chdir(tmp_path)
+
+
+def sampled(monkeypatch: pytest.MonkeyPatch, name: str | Path, *more: str) -> int:
+    return call(monkeypatch, "sample", str(name), "--count", "6", "--steps", "4", *more)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "entries"),
+    [
+        (".sdf", lambda text: text.count("$$$$")),
+        (".xyz", lambda text: sum(line.isdecimal() for line in text.splitlines())),
+        (".csv", lambda text: len(text.splitlines()) - 1),
+    ],
+)
+def test_molecules_are_written_as_the_suffix_says(
+    suffix, entries, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = Path(f"molecules{suffix}")
+    assert sampled(monkeypatch, "tiny", "--out", str(out)) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("6 molecules: ")
+    assert "valid" in said[0]
+    assert "stable" in said[0]
+    assert said[1] == f"molecules: {out} ({entries(out.read_text())})"
+    assert files(Path()) == {out.name}
+    if suffix != ".csv":
+        assert entries(out.read_text()) == 6
+
+
+def test_the_seed_decides_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
+        assert sampled(monkeypatch, "tiny", "--seed", seed, "--out", f"{name}.xyz") == 0
+    a, b, c = (Path(f"{name}.xyz").read_text() for name in "abc")
+    assert a == b
+    assert a != c
+
+
+def test_the_terminal_gets_smiles_and_the_shares_stand_beside(
+    weights: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the folder's path, and nothing is written."""
+    assert sampled(monkeypatch, weights / "tiny", "--quiet") == 0
+    said = capsys.readouterr()
+    assert said.err.startswith("6 molecules: ")
+    valid = float(said.err.split(": ")[1].split("%")[0]) / 100
+    assert len(said.out.splitlines()) == round(6 * valid)
+    assert not files(Path())
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("sample tinny", "no model that payoff comes with (tiny)"),
+        ("sample nowhere/run", "holds no finished run"),
+        ("sample tiny --out molecules.mol", "the format of molecules is told from the file's"),
+        ("sample tiny --out nowhere/m.sdf", "there is no folder nowhere"),
+        ("sample tiny --aim 3", "--aim is for runs of payoff design"),
+        ("sample tiny --steps 0", "--steps must be at least 1"),
+        ("sample tiny --count 0", "--count must be at least 1"),
+        ("sample tiny --seed -1", "--seed must be at least 0"),
+        ("train qm8", "there is: qm9"),
+        ("train qm9 --codec atoms", "codec must be one of"),
+        ("train qm9 --width 20 --batch-size 8", "multiples of heads"),
+        ("train qm9 --batch-size 1000000", "is more than the"),
+        ("train qm9 --part tests", "part must be one of"),
+        ("train qm9 --learning-rate 0", "learning_rate must be above 0"),
+    ],
+)
+def test_a_mistake_is_one_message_and_leaves_nothing(
+    command: str,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(training, "split", lambda name, size: torch.arange(40))
+    assert call(monkeypatch, *command.split()) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("payoff: ")
+    assert message in said
+    assert "Traceback" not in said
+    assert not files(Path())
+
+
+def test_weights_that_are_no_molecules_are_named(
+    weights: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A model folder without a codec is neither a run nor a model of molecules."""
+    config = json.loads((weights / "tiny" / "config.json").read_text())
+    del config["metadata"]["codec"]
+    Path("other").mkdir()
+    Path("other/config.json").write_text(json.dumps(config))
+    assert call(monkeypatch, "sample", "other") == 2
+    assert "other holds no finished run" in capsys.readouterr().err
+
+
+# Training
+
+
+def words(out: str, *more: str) -> list[str]:
+    options = {k: v for k, v in SMALL.items() if k != "compile"}
+    flags = [w for k, v in options.items() for w in ("--" + k.replace("_", "-"), str(v))]
+    return ["train", "qm9", "--out", out, "--no-compile", "--evaluate-minutes", "0", *flags, *more]
+
+
+@pytest.fixture
+def _few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "split", lambda name, size: torch.arange(40))
+
+
+@pytest.mark.usefixtures("_few")
+def test_a_stopped_training_names_the_command_that_continues_it_to_the_bit(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, *words("whole", "--steps", "6")) == 0
+    assert "checkpoint: whole after 6 steps" in capsys.readouterr().out
+    update = Run.update
+
+    def interrupted(self: Run):
+        if self.step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return update(self)
+
+    monkeypatch.setattr(Run, "update", interrupted)
+    assert call(monkeypatch, *words("parts", "--steps", "6")) == 130
+    hint = capsys.readouterr().err.partition("continue with: ")[2].split()
+    assert hint[:3] == ["payoff", "train", "qm9"]
+    assert hint[-1] == "--resume"
+    assert call(monkeypatch, *words("parts", "--steps", "6")) == 2
+    assert "add --resume to continue it" in capsys.readouterr().err
+    assert call(monkeypatch, *hint[1:]) == 0
+    states = [
+        torch.load(Path(name) / CHECKPOINT, weights_only=True)["average"]
+        for name in ("whole", "parts")
+    ]
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+@pytest.mark.usefixtures("_few")
+def test_training_starts_from_exported_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Step 0 of the new run is the last of the old one; its options and metadata go along."""
+    seen = {}
+
+    def watched(self: Run):
+        seen.update({k: v.clone() for k, v in self.denoiser.state_dict().items()})
+        self.stopped = True
+        return torch.zeros(())
+
+    monkeypatch.setattr(Run, "update", watched)
+    monkeypatch.setattr(Run, "save", lambda self: None)
+    assert call(monkeypatch, *words("more", "--start", "tiny")) == 0
+    expected = from_pretrained("tiny").state_dict()
+    assert all(torch.equal(seen[key], expected[key]) for key in expected)
+
+
+@pytest.mark.usefixtures("_few")
+def test_weights_of_another_network_are_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = words("more", "--start", "tiny", "--width", "64")
+    assert call(monkeypatch, *given) == 2
+    said = capsys.readouterr().err
+    assert "width = 32 where 64 is asked for" in said
+    assert call(monkeypatch, *words("more", "--start", "tinny")) == 2
+    assert "the weights of: tiny" in capsys.readouterr().err
+    assert not files(Path())
+
+
+@pytest.mark.usefixtures("_few")
+def test_a_trained_run_can_be_sampled(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = words("run", "--steps", "3", "--samples", "4", "--evaluate-minutes", "1e-9")
+    assert call(monkeypatch, *given) == 0
+    assert "molecule stability" in capsys.readouterr().err
+    assert read_config(Path("run") / MODEL)["metadata"]["training"]["width"] == SMALL["width"]
+    assert sampled(monkeypatch, "run", "--out", "m.xyz") == 0
