@@ -15,6 +15,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -34,15 +35,41 @@ class Codec(ABC):
     """Molecules to rows and back.
 
     Attributes:
-        elements: atomic numbers that have a feature, in the order of the features.
+        elements: atomic numbers that have a feature, in the order of the features; any there are.
         length: L, Å per unit of the tensors' positions.
         scale: f, the height of a one-hot feature.
+        lightest: the smallest atomic number that has a node.
     """
 
     elements: tuple[int, ...]
     length: float
     scale: float
+    lightest: ClassVar[int] = 1
     space = Centered()
+
+    def __post_init__(self) -> None:
+        known = tuple(int(number) for number in self.elements)
+        if not known or len(set(known)) < len(known) or not set(known) <= set(SYMBOLS):
+            raise UserError(
+                f"elements must be different atomic numbers in 1 … {max(SYMBOLS)}, "
+                f"got {list(self.elements)}"
+            )
+        object.__setattr__(self, "elements", known)  # lists come out of JSON
+
+    @classmethod
+    def fitting(cls, molecules: Sequence[Molecule], **given: Any) -> Self:
+        """The codec for these molecules: their elements, L the deviation of their coordinates.
+
+        Raises:
+            UserError: there is no molecule, or none with an atom that has a node.
+        """
+        nodes = [m.positions[m.numbers >= cls.lightest] for m in molecules]
+        numbers = {int(n) for m in molecules for n in m.numbers if n >= cls.lightest}
+        if not numbers:
+            raise UserError(f"no atom has a node among these {len(molecules)} molecules")
+        centred = torch.cat([r - r.mean(0) for r in nodes if len(r)]).double()
+        length = round(float(centred.square().mean().sqrt()), 3) or 1.0  # single atoms
+        return cls(**{"elements": tuple(sorted(numbers)), "length": length, **given})
 
     @property
     @abstractmethod
@@ -78,10 +105,10 @@ class Codec(ABC):
         known = torch.tensor(self.elements)
         match = numbers.unsqueeze(-1) == known
         if not bool(match.any(-1).all()):
-            alien = sorted({SYMBOLS.get(n, str(n)) for n in numbers[~match.any(-1)].tolist()})
+            alien = sorted({SYMBOLS.get(n, f"#{n}") for n in numbers[~match.any(-1)].tolist()})
             raise UserError(
                 f"no feature for {', '.join(alien)}: this codec knows "
-                f"{', '.join(SYMBOLS.get(n, str(n)) for n in self.elements)}"
+                f"{', '.join(SYMBOLS[n] for n in self.elements)}"
             )
         return match.long().argmax(-1)
 
@@ -129,6 +156,12 @@ class UnitedAtoms(Codec):
     elements: tuple[int, ...] = (6, 7, 8, 9)
     length: float = 1.15
     scale: float = 0.3
+    lightest: ClassVar[int] = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if 1 in self.elements:
+            raise UserError("hydrogen has no united atom of its own: leave 1 out of the elements")
 
     @property
     def features(self):

@@ -1,10 +1,11 @@
 r"""Where hydrogens go, given the heavy atoms and how many each has.
 
-A geometric rule. Heavy neighbours come from EDM's bond table; their number k and the number of
-hydrogens n give the shape at an atom: k + n = 4 tetrahedral; 3 planar at carbon and, between flat
-neighbours, at nitrogen, otherwise pyramidal; 2 bent or (beside a triple bond) straight. Where k = 1
-the hydrogens can turn about one bond: the turn with the least repulsion from all other atoms is
-taken, hydrogens of O and N being drawn to other O and N.
+A geometric rule. Heavy neighbours come from EDM's bond table (from covalent radii where an element
+is not in it); their number k and the number of hydrogens n give the shape at an atom: k + n = 4
+tetrahedral; 3 planar at carbon, boron and, between flat neighbours, nitrogen, otherwise pyramidal;
+2 bent or (beside a triple bond) straight. Where k = 1 the hydrogens can turn about one bond: the
+turn with the least repulsion from all other atoms is taken, hydrogens of O and N being drawn to
+other O and N.
 """
 
 from __future__ import annotations
@@ -14,12 +15,21 @@ import math
 import torch
 from torch import Tensor
 
-from payoff.domains.molecules.bonds import bond_orders
+from payoff.domains.molecules.bonds import RADIUS, bond_orders, bonded
 from payoff.domains.molecules.molecule import Molecule
 
-LENGTH = {6: 1.093, 7: 1.013, 8: 0.966, 9: 0.92}
+LENGTH = {
+    **{number: radius + RADIUS[1] for number, radius in RADIUS.items()},
+    **{6: 1.093, 7: 1.013, 8: 0.966, 9: 0.92},
+    **{5: 1.19, 14: 1.48, 15: 1.42, 16: 1.34, 17: 1.27, 34: 1.46, 35: 1.41, 53: 1.61},
+}
 """X–H in Å, by the atomic number of X."""
 
+ANGLE = {7: 110.5, 8: 106.5, 15: 97.0, 16: 96.0, 34: 94.5}
+"""Y–X–H in degrees where X has one heavy neighbour Y and is not flat; 110.6 for other X."""
+
+STEEP, STEEP_LIFT, STEEP_SPREAD = (15, 33), 0.98, math.radians(95.0)
+"""Elements whose three bonds are nearly at right angles."""
 TURNS = 24
 HALF = math.radians(53.6)
 """Half the angle H–X–H where X has two neighbours and two hydrogens."""
@@ -40,7 +50,7 @@ def place(numbers: Tensor, positions: Tensor, counts: Tensor) -> Molecule:
     """
     heavy = positions.double()
     orders = bond_orders(numbers, heavy)
-    skeleton = _Skeleton(numbers, heavy, counts, orders > 0, (orders == 3).any(1))
+    skeleton = _Skeleton(numbers, heavy, counts, bonded(numbers, heavy), (orders == 3).any(1))
     options = {i: skeleton.options(i) for i in range(len(numbers)) if counts[i] > 0}
     placed: dict[int, Tensor] = {}
     # what cannot turn first, so that the rest can keep away from it
@@ -63,7 +73,8 @@ class _Skeleton:
         self.numbers, self.positions, self.counts = numbers, positions, counts
         self.bonded, self.triple = bonded, triple
         partners = bonded.sum(1) + counts
-        self.flat = (numbers == 6) & (partners <= 3) | (numbers == 7) & (partners <= 2)
+        planar = (numbers == 6) | (numbers == 5)
+        self.flat = planar & (partners <= 3) | (numbers == 7) & (partners <= 2)
         self.beside = (bonded & self.flat.unsqueeze(0)).sum(1)
         self.amide = (numbers == 7) & (partners == 3) & (self.beside > 0)
 
@@ -109,6 +120,8 @@ class _Skeleton:
         Means over the hydrogens of QM9's molecules; at nitrogen the angle of the bonds tells rings
         of three from the rest.
         """
+        if int(self.numbers[i]) in STEEP:
+            return STEEP_LIFT
         if int(self.numbers[i]) != 7 or bool(self.flat[i]):
             return 0.0
         between = math.degrees(math.acos(max(-1.0, min(1.0, cosine))))
@@ -121,12 +134,13 @@ class _Skeleton:
         j = int(self.bonded[i].nonzero()[0])
         axis = _unit(self.positions[i] - self.positions[j])
         flat = bool(self.flat[i] | self.amide[i])
-        angle = math.radians(120.5 if flat and n == 2 else {8: 106.5, 7: 110.5}.get(number, 110.6))
+        angle = math.radians(120.5 if flat and n == 2 else ANGLE.get(number, 110.6))
         others = self.bonded[j].clone()
         others[i] = False
         start = _across(self.positions[others] - self.positions[j], axis)
         side = torch.linalg.cross(axis, start)
-        spread = math.pi if flat and n == 2 else 2 * math.pi / 3
+        spread = STEEP_SPREAD if number in STEEP else 2 * math.pi / 3
+        spread = math.pi if flat and n == 2 else spread
         # flat groups lie in the plane of the neighbour's bonds, where it has one
         turns = 2 if flat and bool(self.flat[j]) else TURNS
         first = torch.arange(turns, dtype=axis.dtype) * (2 * math.pi / turns)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from payoff.domains.molecules.bonds import bond_orders, stable_atoms
+from payoff.domains.molecules.bonds import bond_orders, in_table, stable_atoms
 from payoff.domains.molecules.molecule import Molecule
 
 Found = Sequence[Molecule | None]
@@ -79,11 +79,11 @@ def table_smiles(molecule: Molecule | None) -> str | None:
     """SMILES of the largest fragment by EDM's bond table, or None where RDKit refuses it.
 
     This is the validity of EDM's tables. The bond orders come straight from the distances, and
-    fragments are allowed.
+    fragments are allowed. None also where an element is not in the table.
     """
     from rdkit import Chem
 
-    if molecule is None:
+    if molecule is None or not in_table(molecule.numbers):
         return None
     quiet()
     orders = bond_orders(molecule.numbers, molecule.positions)
