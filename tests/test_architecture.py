@@ -34,7 +34,7 @@ LAYER = {unit: level for level, units in enumerate(LAYERS) for unit in units}
 # Domain packages: slow to import, and not there in every installation.
 HEAVY = {
     *("rdkit", "trimesh", "diffusers", "transformers", "peft", "aerosandbox", "neuralfoil"),
-    *("qm9pack", "tblite", "ot", "RNA", "ray", "botorch", "gpytorch", "timm", "open_clip"),
+    *("qm9pack", "tblite", "dftd4", "ot", "RNA", "ray", "botorch", "gpytorch", "timm", "open_clip"),
 }
 LONGEST_FILE, LONGEST_FUNCTION = 400, 60
 SOURCE = Path(__file__).parents[1] / "src" / "payoff"

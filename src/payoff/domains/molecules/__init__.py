@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     from payoff.domains.molecules.metrics import stability, summary, to_rdkit, uniqueness
     from payoff.domains.molecules.molecule import Molecule
     from payoff.domains.molecules.qm9 import PROPERTIES, QM9, load_qm9, split
+    from payoff.domains.molecules.rewards import REWARDS, MoleculeReward, NamedReward
 
 _WHERE = {
     **dict.fromkeys(("CODECS", "AllAtoms", "Codec", "UnitedAtoms"), "codecs"),
     **dict.fromkeys(("stability", "summary", "to_rdkit", "uniqueness"), "metrics"),
     **dict.fromkeys(("PROPERTIES", "QM9", "load_qm9", "split"), "qm9"),
+    **dict.fromkeys(("REWARDS", "MoleculeReward", "NamedReward"), "rewards"),
     "Molecule": "molecule",
 }
 
@@ -37,9 +39,12 @@ __all__ = [
     "CODECS",
     "PROPERTIES",
     "QM9",
+    "REWARDS",
     "AllAtoms",
     "Codec",
     "Molecule",
+    "MoleculeReward",
+    "NamedReward",
     "UnitedAtoms",
     "load_qm9",
     "split",
