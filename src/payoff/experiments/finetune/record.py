@@ -13,14 +13,14 @@ import polars as pl
 from payoff.configs import to_dict
 from payoff.experiments.design.record import column_summaries
 from payoff.experiments.finetune.config import TuneConfig, flag, without_password
-from payoff.experiments.finetune.setting import Setting, Temperature
+from payoff.experiments.finetune.setting import Scoring, Setting, Temperature
 from payoff.finetuning import FinetuneConfig, Finetuner, Monitor
 
 KIND = "finetune"
 SCORES = ("reward", "reward_best", "held_out")  # columns of the history in the score's units
 
 
-def history_frame(monitor: Monitor, setting: Setting) -> pl.DataFrame:
+def history_frame(monitor: Monitor, setting: Scoring) -> pl.DataFrame:
     """One row a measured round, scores in the user's direction; round 0 is the base."""
     frame = pl.DataFrame(monitor.history, infer_schema_length=None)
     turned = [pl.col(c).cast(pl.Float64) * setting.sign() for c in SCORES]
@@ -39,17 +39,35 @@ def make_record(
     network: int | None = None,
 ) -> dict[str, Any]:
     """The record of a finished run."""
-    job, config, loop = setting.job, setting.config, setting.loop
-    learned = monitor.history[-1]["calls"]
+    job, config = setting.job, setting.config
     judged = len(designs) + (0 if temperature.calls else len(reference))
-    best = next(e for e in monitor.history if e["round"] == monitor.best)
     return {
         "kind": KIND,
-        "command": command(config, loop, out),
+        "command": command(config, setting.loop, out),
         "domain": job.domain,
         "name": job.name,
-        "seed": loop.seed,
         "config": request,
+        **learning(setting, method, temperature, monitor, judged, network),
+        "data": data_summary(setting),
+        "base": {"from": config.base, **outcome(reference, setting)},
+        "designs": {"asked": config.count, **outcome(designs, setting)},
+    }
+
+
+def learning(
+    setting: Scoring,
+    method: Finetuner,
+    temperature: Temperature,
+    monitor: Monitor,
+    judged: int,
+    network: int | None = None,
+) -> dict[str, Any]:
+    """The part of a record that does not depend on what a design is."""
+    loop, last = setting.loop, monitor.history[-1]
+    best = next(e for e in monitor.history if e["round"] == monitor.best)
+    held_out = setting.held_out
+    return {
+        "seed": loop.seed,
         "method": {
             "name": method.name,
             "options": method.options(),
@@ -60,31 +78,25 @@ def make_record(
         "score": {
             "name": setting.score_name,
             "reward": setting.reward.judge.name,
-            "held_out": None if setting.held_out is None else setting.held_out.judge.name,
-            "direction": "minimize" if config.minimize else "maximize",
+            "held_out": None if held_out is None else held_out.judge.name,
+            "direction": "minimize" if setting.sign() < 0 else "maximize",
             "unit": None,
         },
         "temperature": asdict(temperature),
         "calls": {
-            **{"budget": loop.calls, "pilot": temperature.calls, "learning": learned},
-            **{"spent": temperature.calls + learned, "judging": judged},
+            **{"budget": loop.calls, "pilot": temperature.calls, "learning": last["calls"]},
+            **{"spent": temperature.calls + last["calls"], "judging": judged},
         },
         "ledger": str(setting.ledger.place),
-        "data": data_summary(setting),
-        "base": {"from": config.base, **outcome(reference, setting)},
         "tuning": {
             "network": network,
-            "rounds": monitor.history[-1]["round"],
+            "rounds": last["round"],
             "kept": monitor.best,
             "stopped": monitor.stopped,
-            "kl": best["kl"],
-            "kl_stderr": best["kl_stderr"],
-            "diversity": best["diversity"],
-            "vendi": best["vendi"],
-            "seconds": monitor.history[-1]["seconds"],
-            "reward_seconds": monitor.history[-1]["reward_seconds"],
+            **{name: best[name] for name in ("kl", "kl_stderr", "diversity", "vendi")},
+            "seconds": last["seconds"],
+            "reward_seconds": last["reward_seconds"],
         },
-        "designs": {"asked": config.count, **outcome(designs, setting)},
     }
 
 
@@ -98,20 +110,28 @@ def data_summary(setting: Setting) -> dict[str, Any]:
 def outcome(frame: pl.DataFrame, setting: Setting) -> dict[str, Any]:
     """What scored designs come to: valid ones' median, mean and best, how many are valid."""
     extra = frame.columns[len(setting.job.codec.columns) :]
-    score, valid = frame[extra[0]].to_numpy().astype(float), frame[extra[-2]].to_numpy()
-    usable = score[valid]
-    best = np.min if setting.config.minimize else np.max
+    held = None if setting.held_out is None else frame[extra[1]]
+    return told(frame[extra[0]], frame[extra[-2]], held, setting.config.minimize)
+
+
+def told(
+    score: pl.Series, valid: pl.Series, held_out: pl.Series | None, minimize: bool
+) -> dict[str, Any]:
+    """Scores, flags of validity and held-out scores of designs as the record has them."""
+    values, flags = score.to_numpy().astype(float), valid.to_numpy().astype(bool)
+    usable = values[flags]
+    best = np.min if minimize else np.max
     found: dict[str, Any] = {
-        "count": len(frame),
-        "valid": int(valid.sum()),
-        "failed": int(np.isnan(score).sum()),
+        "count": len(values),
+        "valid": int(flags.sum()),
+        "failed": int(np.isnan(values).sum()),
         "median": float(np.median(usable)) if len(usable) else None,
         "mean": float(np.mean(usable)) if len(usable) else None,
         "best": float(best(usable)) if len(usable) else None,
         "held_out_median": None,
     }
-    if setting.held_out is not None:
-        held = frame[extra[1]].to_numpy().astype(float)[valid]
+    if held_out is not None:
+        held = held_out.to_numpy().astype(float)[flags]
         held = held[np.isfinite(held)]
         found["held_out_median"] = float(np.median(held)) if len(held) else None
     return found

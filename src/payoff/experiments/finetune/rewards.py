@@ -192,7 +192,7 @@ class BlackBox(Reward):
         self.remembered = Remembered(self.source, ledger, judge.name, version)
         self.differentiable = places is not None
         self.asked, self.failed = 0, 0
-        self._size = self._least = 1
+        self.blocks = Blocks(self.remembered)
 
     @property
     def fresh(self) -> int:
@@ -207,7 +207,7 @@ class BlackBox(Reward):
     def evaluated_in(self, pool: Pooled) -> None:
         """Ask these processes from now on; every block is large enough for all of them."""
         self.source.pool = pool
-        self._size = self._least = pool.workers
+        self.blocks.least = pool.workers
 
     def __call__(self, x: Tensor, cond: Cond | None = None) -> Tensor:
         return self.sign * self.values(self.designs.cells(x)).to(x)
@@ -220,19 +220,39 @@ class BlackBox(Reward):
         if cells.requires_grad and torch.is_grad_enabled():
             values[usable] = self.remembered(cells[usable])
         else:
-            values[usable] = self._in_blocks(cells.detach()[usable])
+            values[usable] = self.blocks(cells.detach()[usable]).to(values)
         self.failed += int(values.detach().isnan().sum())
         return values
 
-    def _in_blocks(self, cells: Tensor) -> Tensor:
-        """Small blocks for a slow function, so that a killed run loses little that was paid for."""
-        parts, start = [cells.new_empty(0)], 0
-        while start < len(cells):
-            began, before = time.perf_counter(), self.fresh
-            parts.append(self.remembered(cells[start : start + self._size]).to(cells))
+
+class Blocks:
+    """Small blocks for a slow function, so that a killed run loses little that was paid for.
+
+    Attributes:
+        least: rows a block at least.
+    """
+
+    def __init__(self, remembered: Remembered) -> None:
+        self.remembered = remembered
+        self._size = self._least = 1
+
+    @property
+    def least(self) -> int:
+        return self._least
+
+    @least.setter
+    def least(self, rows: int) -> None:
+        self._size = self._least = rows
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Values (n,) of designs, asked for block by block."""
+        parts, start = [x.new_empty(0, dtype=torch.float64)], 0
+        while start < len(x):
+            began, before = time.perf_counter(), self.remembered.fresh
+            parts.append(self.remembered(x[start : start + self._size]).to(parts[0]))
             start += self._size
             took = time.perf_counter() - began
-            if self.fresh > before:
+            if self.remembered.fresh > before:
                 self._size = self._size * 2 if took < QUICK else max(self._least, self._size // 2)
         return torch.cat(parts)
 

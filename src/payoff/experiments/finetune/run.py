@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 
 from payoff.configs import to_dict
+from payoff.denoisers import Denoiser
 from payoff.errors import UserError
 from payoff.experiments.design.jobs import Job
 from payoff.experiments.design.messages import KINDS, MOST_SHOWN, warn
@@ -19,6 +20,7 @@ from payoff.experiments.finetune.methods import make_method
 from payoff.experiments.finetune.record import history_frame, make_record, summary
 from payoff.experiments.finetune.setting import (
     Judges,
+    Scoring,
     Setting,
     Temperature,
     find_judges,
@@ -146,7 +148,7 @@ def introduce(
         warn(warning, folder, reporter)
 
 
-def tell_temperature(found: Temperature, setting: Setting, reporter: Reporter) -> None:
+def tell_temperature(found: Temperature, setting: Scoring, reporter: Reporter) -> None:
     """Where the temperature comes from, in a line."""
     if found.mode == "given":
         reporter.say(f"temperature {found.value:.4g}")
@@ -157,7 +159,7 @@ def tell_temperature(found: Temperature, setting: Setting, reporter: Reporter) -
     )
 
 
-def counted(setting: Setting, folder: RunFolder) -> int:
+def counted(setting: Scoring, folder: RunFolder) -> int:
     """Answers that the ledger had when the run began: what it knew is not what this run paid."""
     path, name = folder.path / STATE / "ledger.json", f"{STATE}/ledger.json"
     if not path.exists():
@@ -174,9 +176,30 @@ def _tuned(
     network: Evaluations,
     reporter: Reporter,
 ) -> Base:
-    loop, base, folder = setting.loop, setting.base, network.folder
-    rest = dataclasses.replace(loop, calls=loop.calls - temperature.calls)
+    base, folder = setting.base, network.folder
     target = Target(base.denoiser, setting.reward, temperature.value)
+    learned = {"data": base.to_model(setting.job.x), "cond": base.cond}
+    denoiser = fit(method, target, setting.loop, temperature, monitor, network, reporter, **learned)
+    if not (folder.path / MODEL / CONFIG).exists():
+        base.with_denoiser(denoiser).save(folder, MODEL)
+    return Base.load(folder.path / MODEL, setting.config.device, setting.config.precision)
+
+
+def fit(
+    method: Finetuner,
+    target: Target,
+    loop: FinetuneConfig,
+    temperature: Temperature,
+    monitor: Monitor,
+    network: Evaluations,
+    reporter: Reporter,
+    **given: Any,
+) -> Denoiser:
+    """Let a method spend what the pilot left of the calls; it continues where it was stopped.
+
+    ``given`` goes to :meth:`payoff.finetuning.Finetuner.fit`: data, shape, cond.
+    """
+    rest = dataclasses.replace(loop, calls=loop.calls - temperature.calls)
     with reporter.bar("fine-tuning (calls)", loop.calls) as advance:
         advance(temperature.calls)
 
@@ -188,20 +211,17 @@ def _tuned(
             denoiser = method.fit(
                 target,
                 rest,
-                data=base.to_model(setting.job.x),
-                cond=base.cond,
                 monitor=monitor,
-                checkpoint=folder.path / STATE / "tuning.pt",
+                checkpoint=network.folder.path / STATE / "tuning.pt",
                 resume=True,
                 progress=progress,
+                **given,
             )
         except RatioMismatch as error:
             raise UserError(f"{method.name} cannot work on this model: {error}") from error
     if monitor.stopped is not None:
         reporter.say(f"stopped: {monitor.stopped}")
-    if not (folder.path / MODEL / CONFIG).exists():
-        base.with_denoiser(denoiser).save(folder, MODEL)
-    return Base.load(folder.path / MODEL, setting.config.device, setting.config.precision)
+    return denoiser
 
 
 def _judged(

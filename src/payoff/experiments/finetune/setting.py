@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -134,6 +135,10 @@ class Setting:
         sampler = Ancestral(base.denoiser, (base.dim,), self.loop.sampler_steps)
         return sampler.sample(n, base.cond, generator=generator).clone()
 
+    def pilot(self, n: int) -> Tensor:
+        """Rewards (n,) of samples of the base."""
+        return self.reward(self.draw(self.base, n, self.generator(1)))
+
     def valid_rows(self, frame: pl.DataFrame) -> Mask:
         """Which designs their domain accepts, (n,): finite, within the limits, and possible."""
         reasons = self.domain.check(frame.to_dicts())
@@ -165,6 +170,23 @@ class Setting:
         return frame.with_columns(columns)
 
 
+class Scoring(Protocol):
+    """What finding a temperature asks of a setting, of tables or of molecules."""
+
+    config: Any
+    loop: FinetuneConfig
+    reward: Any
+    held_out: Any
+    ledger: Ledger
+
+    @property
+    def score_name(self) -> str: ...
+
+    def sign(self) -> float: ...
+
+    def pilot(self, n: int) -> Tensor: ...
+
+
 @dataclass
 class Temperature:
     """τ, and what it was taken from.
@@ -184,7 +206,7 @@ class Temperature:
     failed: int = 0
 
 
-def find_temperature(setting: Setting) -> Temperature:
+def find_temperature(setting: Scoring) -> Temperature:
     """The temperature that was asked for, or a tenth of the sd of the reward over base samples.
 
     Raises:
@@ -199,14 +221,13 @@ def find_temperature(setting: Setting) -> Temperature:
             f"--calls {budget} is too few to find a temperature with a quarter of them: give more, "
             "or set --temperature in the reward's units"
         )
-    z = setting.draw(setting.base, n, setting.generator(1))
-    rewards = setting.reward(z).double()
+    rewards = setting.pilot(n).double()
     known = rewards[rewards.isfinite()]
     if len(known) < 2:
         told = setting.reward.failure or "it returned no finite number"
         raise UserError(
             f"the reward {setting.reward.judge.name} failed on {n - len(known)} of {n} samples of "
-            f"the base model ({told}): check it on rows of the table first"
+            f"the base model ({told}): check it on designs of your own first"
         )
     sd = float(known.std())
     if not (math.isfinite(sd) and sd > 0):
