@@ -35,6 +35,7 @@ LAYER = {unit: level for level, units in enumerate(LAYERS) for unit in units}
 HEAVY = {
     *("rdkit", "trimesh", "diffusers", "transformers", "peft", "aerosandbox", "neuralfoil"),
     *("qm9pack", "tblite", "dftd4", "ot", "RNA", "ray", "botorch", "gpytorch", "timm", "open_clip"),
+    "posebusters",
 }
 LONGEST_FILE, LONGEST_FUNCTION = 400, 60
 SOURCE = Path(__file__).parents[1] / "src" / "payoff"

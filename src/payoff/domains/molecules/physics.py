@@ -104,7 +104,7 @@ def tight_binding(molecule: Molecule, method: str) -> Electrons:
     from tblite.interface import Calculator
 
     one_molecule(molecule)
-    with _one_thread():
+    with one_thread():
         try:
             calculator = Calculator(method, *_in_bohr(molecule))
             calculator.set("verbosity", 0)
@@ -157,7 +157,7 @@ def polarisability(molecule: Molecule) -> float:
     from dftd4.interface import DispersionModel
 
     one_molecule(molecule)
-    with _one_thread():
+    with one_thread():
         found = DispersionModel(*_in_bohr(molecule)).get_properties()
     return float(found["polarizabilities"].sum())
 
@@ -176,7 +176,7 @@ def _connected(near: Tensor) -> bool:
 
 
 @contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """One thread for the programs, which share torch's OpenMP.
 
     Their matrices are so small that threads only wait for each other: on two busy cores a molecule
