@@ -14,14 +14,33 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from payoff.domains.molecules.bonds import in_table, stable_atoms
 from payoff.domains.molecules.metrics import to_rdkit
 from payoff.domains.molecules.molecule import Molecule
 from payoff.errors import UserError
 
+NOTHING = "it has no atoms, or positions that are not finite"
+CLOSEST = 0.5
+"""Å: atoms that are closer overlap. No bond is shorter than 0.74."""
+
 
 class Unscored(Exception):
     """Why a molecule has no value, in a few words."""
+
+
+def check_atoms(molecule: Molecule) -> None:
+    """Refuse what no program should be asked about.
+
+    Raises:
+        Unscored: no atoms, a position that is not finite, or atoms that overlap.
+    """
+    if not len(molecule) or not bool(molecule.positions.isfinite().all()):
+        raise Unscored(NOTHING)
+    distance = torch.pdist(molecule.positions.double())
+    if len(distance) and float(distance.min()) < CLOSEST:
+        raise Unscored(f"two atoms are {float(distance.min()):.2f} Å apart")
 
 
 def valid_mol(molecule: Molecule) -> Any:
@@ -30,6 +49,7 @@ def valid_mol(molecule: Molecule) -> Any:
     Raises:
         Unscored: there are no bonds that explain every valence of one neutral molecule.
     """
+    check_atoms(molecule)
     found = to_rdkit(molecule)
     if found is None:
         raise Unscored("it is not valid: no bonds explain every valence of one neutral molecule")
@@ -57,8 +77,8 @@ def log_p(molecule: Molecule) -> float:
 
 def stability(molecule: Molecule) -> float:
     """Share of atoms with exactly the right valence by EDM's bond table."""
-    if not len(molecule):
-        raise Unscored("it has no atoms")
+    if not len(molecule) or not bool(molecule.positions.isfinite().all()):
+        raise Unscored(NOTHING)
     if not in_table(molecule.numbers):
         raise Unscored("EDM's table of bonds does not know all of its elements")
     return float(stable_atoms(molecule.numbers, molecule.positions).double().mean())

@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 
 from payoff.domains.molecules.bonds import RADIUS
-from payoff.domains.molecules.chemistry import Unscored
+from payoff.domains.molecules.chemistry import Unscored, check_atoms
 from payoff.domains.molecules.molecule import Molecule
 from payoff.domains.molecules.qm9 import HARTREE
 
@@ -41,8 +41,6 @@ BOHR = 0.529177210903
 DEBYE = 2.541746473
 """Debye in e·bohr."""
 
-CLOSEST = 0.5
-"""Å: atoms that are closer overlap. No bond is shorter than 0.74."""
 REACH = 1.65
 """Pieces are two molecules if no two of their atoms are within this many sums of covalent radii of
 each other; for two carbons that is 2.5 Å."""
@@ -81,12 +79,8 @@ def one_molecule(molecule: Molecule) -> None:
     Raises:
         Unscored: no atoms, overlapping atoms, pieces far apart or an odd number of electrons.
     """
-    if not len(molecule) or not bool(molecule.positions.isfinite().all()):
-        raise Unscored("it has no atoms, or positions that are not finite")
+    check_atoms(molecule)
     distance = torch.cdist(molecule.positions.double(), molecule.positions.double())
-    apart = distance.clone().fill_diagonal_(float("inf"))
-    if float(apart.min()) < CLOSEST:
-        raise Unscored(f"two atoms are {float(apart.min()):.2f} Å apart")
     radius = torch.tensor([RADIUS.get(int(n), 1.5) for n in molecule.numbers])
     if not _connected(distance < REACH * (radius.unsqueeze(0) + radius.unsqueeze(1))):
         raise Unscored("it is in pieces far apart")
@@ -158,8 +152,10 @@ def polarisability(molecule: Molecule) -> float:
 
     one_molecule(molecule)
     with one_thread():
-        found = DispersionModel(*_in_bohr(molecule)).get_properties()
-    return float(found["polarizabilities"].sum())
+        found = DispersionModel(*_in_bohr(molecule)).get_properties()["polarizabilities"]
+    if not (found > 0).all():  # that is how it says so
+        raise Unscored("D4 does not know all of its elements")
+    return float(found.sum())
 
 
 def _in_bohr(molecule: Molecule) -> tuple[np.ndarray, np.ndarray]:

@@ -222,9 +222,6 @@ def own_reward(function: Callable[[Any], Any], name: str | None = None) -> Named
 class MoleculeReward(Reward):
     """A judge of molecules as a reward of tensors, by decoding them.
 
-    Also what a worker process makes it from: ``Pooled(f"{__name__}:MoleculeReward", name, codec)``,
-    as :func:`pooled` does.
-
     Args:
         reward: a name in :data:`REWARDS`, ``module:function``, or a function itself.
         codec: what the rows stand for, or its name in ``CODECS``.
@@ -297,8 +294,26 @@ def pooled(
         UserError: there is no such reward or codec, or a package is missing.
     """
     MoleculeReward(reward, codec)  # an error is told here, not at the first call
-    source = f"{__name__}:MoleculeReward"
+    source = f"{__name__}:in_worker"
     return Pooled(source, reward, codec, workers=workers, chunk=1, timeout=timeout)
+
+
+def in_worker(reward: str, codec: Codec | str = "united") -> MoleculeReward:
+    """A :class:`MoleculeReward` that has imported all it needs, so that it answers at once.
+
+    What a worker of :func:`pooled` calls: a time limit is the molecule's, not the imports'.
+    """
+    made = MoleculeReward(reward, codec)
+    if reward in REWARDS:
+        made.named.score([_methane()])
+    elif made.named.needs == "rdkit":  # the user's own function is not called without being asked
+        valid_mol(_methane())
+    return made
+
+
+def _methane() -> Molecule:
+    corners = torch.tensor([[0.0, 0, 0], [1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]])
+    return Molecule(torch.tensor([6, 1, 1, 1, 1]), corners * 1.087 / math.sqrt(3))
 
 
 def _text_key(function: Callable[..., Any]) -> str:
