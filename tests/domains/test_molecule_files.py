@@ -137,6 +137,9 @@ def test_one_broken_entry_is_listed_and_no_other(tmp_path):
 def test_smiles_are_given_a_geometry(tmp_path):
     """Elements beyond QM9's too; the geometry's own bonds are those of the SMILES."""
     wanted = ["CCO", "c1ccsc1Cl", "C[C@H](N)C(=O)O", "OB(O)c1ccccc1Br", "CS(=O)(=O)N", "CP(C)C"]
+    # cages, and both mirror images of one
+    wanted += ["C[C@]12O[C@H]1[C@H]1[C@@H](O)[C@H]12", "C[C@H]1[C@H]2C[C@]1(C#N)[C@H]2O"]
+    wanted += ["C[C@@H]1[C@@H]2C[C@@]1(C#N)[C@@H]2O"]
     path = tmp_path / "x.csv"
     path.write_text("id;SMILES\n" + "".join(f"{i};{s}\n" for i, s in enumerate(wanted)))
     found = read_molecules(path)

@@ -20,7 +20,7 @@ from payoff.domains.molecules.molecule import NUMBER_OF, SYMBOLS, Molecule
 Entry = tuple[Molecule | str, dict[str, Any]]
 """A molecule, or why there is none, and the named values beside it."""
 
-MMFF_STEPS = 2000
+MMFF_STEPS, TRIES = 2000, 20
 _PAIR = re.compile(r'([^\s="\']+)=("(?:[^"\\]|\\.)*"|\S*)')
 _TAG = re.compile(r"^>.*<(.+)>")
 _NUMBER = re.compile(r"[-+]?(\d|\.\d)")
@@ -142,15 +142,58 @@ def _embedded(found: Any, seed: int) -> Molecule | str:
     settings: Any = rdDistGeom.ETKDGv3()
     settings.randomSeed = seed + 1  # RDKit draws the same from 0 and from 1
     settings.timeout = 60
-    placed = rdDistGeom.EmbedMolecule(full, settings)
-    if placed < 0:
-        settings.useRandomCoords = True  # slower, and finds some that the other start does not
-        placed = rdDistGeom.EmbedMolecule(full, settings)
-    if placed < 0:
-        return "RDKit finds no geometry for it"
+    if not _embeds(full, settings):
+        # slower, and finds some that the first way does not
+        settings.useRandomCoords = settings.useSmallRingTorsions = True
+        if not _embeds(full, settings) and not _embedded_freely(full, settings):
+            return "RDKit finds no geometry for it"
     if rdForceFieldHelpers.MMFFHasAllMoleculeParams(full):
-        rdForceFieldHelpers.MMFFOptimizeMolecule(full, maxIters=MMFF_STEPS)
+        raw = _taken(full)
+        try:
+            rdForceFieldHelpers.MMFFOptimizeMolecule(full, maxIters=MMFF_STEPS)
+        except RuntimeError:  # a search that got lost
+            return raw
     return _taken(full)
+
+
+def _embeds(full: Any, settings: Any) -> bool:
+    from rdkit.Chem import rdDistGeom
+
+    try:
+        return bool(rdDistGeom.EmbedMolecule(full, settings) >= 0)
+    except RuntimeError:  # a search that got lost
+        return False
+
+
+def _embedded_freely(full: Any, settings: Any) -> bool:
+    """Whether one of some geometries, or its mirror image, has the right stereochemistry.
+
+    In strained cages the search that keeps the stereochemistry on the way gets nowhere, while few
+    stereoisomers can be made at all. Leaves the geometry with the molecule.
+    """
+    from rdkit import Chem
+    from rdkit.Chem import rdDistGeom
+    from rdkit.Geometry import Point3D
+
+    free = Chem.Mol(full)
+    settings.enforceChirality = settings.useRandomCoords = False
+    try:
+        geometries = list(rdDistGeom.EmbedMultipleConfs(free, TRIES, settings))
+    except RuntimeError:  # a search that got lost
+        return False
+    for found in geometries:
+        conformer = Chem.Conformer(free.GetConformer(found))
+        for sign in (1, -1):
+            for atom, where in enumerate(sign * free.GetConformer(found).GetPositions()):
+                conformer.SetAtomPosition(atom, Point3D(*where.tolist()))
+            full.RemoveAllConformers()
+            full.AddConformer(conformer, assignId=True)
+            seen = Chem.Mol(full)
+            Chem.RemoveStereochemistry(seen)
+            Chem.AssignStereochemistryFrom3D(seen)
+            if seen.HasSubstructMatch(full, useChirality=True):
+                return True
+    return False
 
 
 def _taken(found: Any) -> Molecule:
