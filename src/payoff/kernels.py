@@ -27,10 +27,12 @@ class Kernel(ABC):
     def rsample(self, *, generator: torch.Generator | None = None) -> Tensor:
         """A draw of shape (B, ...) that is differentiable in the kernel's parameters."""
 
-    @torch.no_grad()
     def sample(self, *, generator: torch.Generator | None = None) -> Tensor:
         """A draw of shape (B, ...), without gradient."""
-        return self.rsample(generator=generator)
+        if not torch.is_grad_enabled():  # a sampling loop: the switch would cost as much as a draw
+            return self.rsample(generator=generator)
+        with torch.no_grad():
+            return self.rsample(generator=generator)
 
     @abstractmethod
     def log_prob(self, x: Tensor) -> Tensor:
