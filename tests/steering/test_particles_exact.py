@@ -172,9 +172,9 @@ class Uncorrected(Particles):
 class Dropped(Particles):
     """Broken: weights that were not resampled away are forgotten at the next check."""
 
-    def _select(self, population, mass, log_weights, log_mean, due, generator):
-        super()._select(population, mass, log_weights, log_mean, due, generator)
-        population.log_base = log_mean - population.potential
+    def _select(self, population, mass, log_weights, due, generator):
+        super()._select(population, mass, log_weights, due, generator)
+        population.log_base = -population.potential
 
 
 class Stale(Population):

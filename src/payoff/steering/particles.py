@@ -182,9 +182,10 @@ class Particles(Steered):
             value = self._look(population, t, cond, check, generator)
             strength = self.tempering(i / self.steps)
             if value is not None:
-                self._weigh(population, value.detach().view(n, k), strength)
-                self._resample(population, generator)
+                good = self._weigh(population, value.detach().view(n, k), strength)
+                self._resample(population, good, generator)
             self._move(population, t, s, cond, strength, i + 1 == self.steps, generator)
+        population.settle()
         score = self.score(population.states, cond).view(n, k)
         failed = score.isnan() | (score == math.inf)
         population.values = torch.where(failed, math.nan, score).to(population.potential)
@@ -206,19 +207,30 @@ class Particles(Steered):
             return None
         return self.judge.given(population.prediction, x, t, cond, generator=generator)
 
-    def _weigh(self, population: Population, value: Tensor, strength: float) -> None:
-        """The new potential from values (P, K); those that failed are the last known ones."""
-        good = value.isfinite()
-        last = torch.where(good, value, population.values)
-        # never known: as good as the rest; and if nothing is known, nothing changes
-        mean = last.nanmean(1, keepdim=True)
-        known = torch.where(last.isnan(), mean, last).nan_to_num(0.0)
-        population.answered = population.answered + good
+    def _weigh(self, population: Population, value: Tensor, strength: float) -> Tensor:
+        """The new potential from values (P, K); those that failed are the last known ones.
+
+        Returns which did not fail.
+        """
+        # zero where finite, else not a number: a third of the time of isfinite
+        zero = value - value
+        good = zero == zero
+        last = known = torch.where(good, value, population.values)
+        if population.complete is None:
+            # The one look at a result in a run: who is known once stays so, and so does everyone
+            population.complete = not bool(last.isnan().any())
+        if not population.complete:
+            # never known: as good as the rest; and if nothing is known, nothing changes
+            mean = last.nanmean(1, keepdim=True)
+            known = torch.where(last.isnan(), mean, last).nan_to_num(0.0)
         population.values = last
         population.seen = self.statistic.update(population.seen, known)
         population.potential = population.seen if strength == 1 else strength * population.seen
+        return good
 
-    def _resample(self, population: Population, generator: torch.Generator | None) -> None:
+    def _resample(
+        self, population: Population, good: Tensor, generator: torch.Generator | None
+    ) -> None:
         """Select where the effective sample size, 1/Σw², is below the threshold.
 
         Beside a small network every operation counts; hence the few, and no look at any result.
@@ -229,28 +241,25 @@ class Particles(Steered):
         norm = torch.linalg.vector_norm(weights, dim=1, keepdim=True)
         most = math.inf if self.threshold >= 1 else self.threshold * self.particles
         due = norm > (most**-0.5 if most else math.inf)
-        population.norm = torch.fmax(population.norm, norm)
-        population.spread = torch.fmax(population.spread, log_weights.std(1, correction=0))
-        population.resampled = population.resampled + due
-        log_mean = log_weights.logsumexp(1, keepdim=True) - math.log(self.particles)
-        self._select(population, weights, log_weights, log_mean, due, generator)
+        population.history.add(log_weights, norm, due, good)
+        self._select(population, weights, log_weights, due, generator)
 
     def _select(
         self,
         population: Population,
         mass: Tensor,
         log_weights: Tensor,
-        log_mean: Tensor,
         due: Tensor,
         generator: torch.Generator | None,
     ) -> None:
         """Resample the populations that are due (P, 1) by ``mass`` (P, K), leave the others.
 
-        The mass is proportional to the weights, so each offspring has their mean, (P, 1).
+        The mass is proportional to the weights, so offspring are equal: the mean of the weights is
+        in the population's history.
         """
         index = SCHEMES[self.resampling](mass, generator)
         index = torch.where(due, index, population.slots)
-        population.take(index, torch.where(due, log_mean, log_weights))
+        population.take(index, torch.where(due, 0.0, log_weights))
 
     def _move(
         self,

@@ -16,6 +16,10 @@ Weights are never reset: resampling by masses m gives an offspring of particle i
 :math:`w_i/(Km_i)`, so the mean weight carries the normaliser,
 
 .. math:: \hat Z = \frac1K\sum_k w_k , \qquad E[\hat Z] = Z .
+
+Where all offspring have one weight, their population's mean, that number is a factor of Ẑ and of
+nothing that happens on the way. It is put back at the end, by :meth:`Population.settle`, together
+with everything else that is only reported: :class:`History`.
 """
 
 from __future__ import annotations
@@ -31,6 +35,54 @@ from torch import Tensor
 
 from payoff.metrics import effective_sample_size
 
+TOGETHER = 64  # checks that are worked through at once
+
+
+class History:
+    """What the checks of a run leave for its end, worked out for many checks at once.
+
+    Beside a small network an operation costs its call and hardly its numbers; so a check only puts
+    its tensors here. They are worked through every :data:`TOGETHER` checks, which bounds the memory
+    of a long run.
+
+    Attributes:
+        log_factor: (P, 1), the logarithms of the mean weights that resampling has set to one.
+        resampled: (P, 1), how often each population was resampled.
+        norm: (P, 1), the largest Euclidean norm of the weights before resampling; 1/norm² is the
+            smallest effective sample size.
+        spread: (P, 1), the largest standard deviation of the log-weights on the way.
+        answered: (P, 1), values that did not fail.
+    """
+
+    def __init__(self, populations: int, particles: int, like: Tensor) -> None:
+        zero = like.new_zeros(populations, 1)
+        self.log_factor = self.resampled = self.spread = self.answered = zero
+        self.norm = zero + particles**-0.5
+        self._checks: list[tuple[Tensor, ...]] = []
+
+    def add(self, log_weights: Tensor, norm: Tensor, due: Tensor, good: Tensor) -> None:
+        """A check's log-weights before resampling (P, K), the norm of the weights and whether they
+        are resampled (P, 1), and which values did not fail (P, K).
+        """
+        self._checks.append((log_weights, norm, due, good))
+        if len(self._checks) == TOGETHER:
+            self.work()
+
+    def work(self) -> None:
+        """Work through what has been put here."""
+        if not self._checks:
+            return
+        logs, norm, due, good = (torch.stack(part) for part in zip(*self._checks, strict=True))
+        self._checks = []
+        log_mean = logs.logsumexp(2, keepdim=True) - math.log(logs.shape[2])
+        self.log_factor = self.log_factor + torch.where(due, log_mean, 0.0).sum(0)
+        self.resampled = self.resampled + due.sum(0)
+        # not a number in a population that had no weights: it says nothing about the others
+        self.norm = torch.fmax(self.norm, norm.nan_to_num(0.0).amax(0))
+        spread = logs.std(2, correction=0, keepdim=True)
+        self.spread = torch.fmax(self.spread, spread.nan_to_num(0.0).amax(0))
+        self.answered = self.answered + good.sum((0, 2)).unsqueeze(1)
+
 
 @dataclass
 class Population:
@@ -38,19 +90,17 @@ class Population:
 
     Attributes:
         states: (P * K, ...), population by population.
-        log_base: (P, K), b of each particle, not normalised.
+        log_base: (P, K), b of each particle, not normalised, and until :meth:`settle` without the
+            factors in ``history``.
         potential: (P, K), φ of each particle.
         values: (P, K), the last known value in nats, NaN before the first; at the end r/τ.
         seen: (P, K), the running statistic a potential is made from.
         roots: (P, K), the first ancestor of each particle, 0 … K−1.
+        slots: (K,), 0 … K−1, and ``first`` (P, 1), the first row of each population.
+        history: what the checks leave for the end.
+        complete: whether every particle has a known value; None before the first check.
         prediction: the base's prediction at ``states``, None when they have just moved.
         gradient: (P * K, ...), of the value at ``states``; None where it was not asked for.
-        resampled: (P, 1), how often each population was resampled.
-        norm: (P, 1), the largest Euclidean norm of the weights before resampling; 1/norm² is the
-            smallest effective sample size.
-        spread: (P,), the largest standard deviation of the log-weights on the way.
-        answered: (P, K), values in this place that did not fail, over all checks.
-        slots: (K,), 0 … K−1, and ``first`` (P, 1), the first row of each population.
     """
 
     states: Tensor
@@ -59,12 +109,10 @@ class Population:
     values: Tensor
     seen: Tensor
     roots: Tensor
-    resampled: Tensor
-    norm: Tensor
-    spread: Tensor
-    answered: Tensor
     slots: Tensor
     first: Tensor
+    history: History
+    complete: bool | None = None
     prediction: Any = None
     gradient: Tensor | None = None
 
@@ -79,8 +127,7 @@ class Population:
         first = torch.arange(0, n * particles, particles, device=states.device).unsqueeze(1)
         return cls(
             states, zero, zero, zero + math.nan, zero + seen, slots.expand(n, -1),
-            resampled=zero[:, :1], norm=zero[:, :1] + particles**-0.5, spread=zero[:, 0],
-            answered=zero, slots=slots, first=first,
+            slots=slots, first=first, history=History(n, particles, zero),
         )  # fmt: skip
 
     @property
@@ -125,12 +172,12 @@ class Population:
 
         ``log_weights`` (P, K) are those of the offspring.
         """
-        before = self.states
+        before, potential, seen, values = self.states, self.potential, self.seen, self.values
         rows = (index + self.first).view(-1)
-        same = self.seen is self.potential
-        self.potential = self.potential.gather(1, index)
-        self.seen = self.potential if same else self.seen.gather(1, index)
-        self.values = self.values.gather(1, index)
+        # they are often one tensor, and then stay one
+        self.potential = potential.gather(1, index)
+        self.seen = self.potential if seen is potential else seen.gather(1, index)
+        self.values = self.seen if values is seen else values.gather(1, index)
         self.roots = self.roots.gather(1, index)
         self.log_base = log_weights - self.potential
         self.states = before.index_select(0, rows)
@@ -142,6 +189,11 @@ class Population:
             self.gradient = follow(self.gradient)
         if self.prediction is not None:
             self.prediction = mapped(self.prediction, follow)
+
+    def settle(self) -> None:
+        """At the end of a run: the weights with all their factors."""
+        self.history.work()
+        self.log_base = self.log_base + self.history.log_factor
 
     def moved(self, states: Tensor, log_ratio: Tensor | None = None) -> None:
         """New states (P * K, ...), with log p − log q (P * K,) where they were drawn from q."""

@@ -22,6 +22,7 @@ Reference: Comparison of Resampling Schemes for Particle Filtering (Douc, Cappé
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -42,17 +43,17 @@ def systematic(mass: Tensor, generator: torch.Generator | None = None) -> Tensor
     Reference: Monte Carlo Filter and Smoother for Non-Gaussian Nonlinear State Space Models
     (Kitagawa, 1996).
     """
-    return _strata(mass, _uniform(mass[:, :1], generator))
+    return _strata(mass, _uniform(mass, 1, generator))
 
 
 def stratified(mass: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Ancestors (P, K), ascending: one random number in every K-th part of [0, 1)."""
-    return _strata(mass, _uniform(mass, generator))
+    return _strata(mass, _uniform(mass, mass.shape[1], generator))
 
 
 def multinomial(mass: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Ancestors (P, K), independent of each other."""
-    return _find(mass, _uniform(mass, generator))
+    return _find(mass, _uniform(mass, mass.shape[1], generator))
 
 
 def residual(mass: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -61,12 +62,13 @@ def residual(mass: Tensor, generator: torch.Generator | None = None) -> Tensor:
     expected = k * mass / mass.sum(1, keepdim=True)
     copies = expected.floor()
     filled = copies.cumsum(1)
-    slots = torch.arange(k, device=mass.device).to(mass).expand_as(mass).contiguous()
+    slots = _slots(k, mass.device, mass.dtype).expand_as(mass).contiguous()
     certain = torch.searchsorted(filled, slots, right=True).clamp(max=k - 1)
     # where nothing is left over no slot asks for it, and any masses will do
     left = (expected - copies).clamp(min=0)
     left = torch.where(left.sum(1, keepdim=True) > 0, left, 1.0)
-    return torch.where(slots < filled[:, -1:], certain, _find(left, _uniform(mass, generator)))
+    rest = _find(left, _uniform(mass, k, generator))
+    return torch.where(slots < filled[:, -1:], certain, rest)
 
 
 Scheme = Callable[[Tensor, torch.Generator | None], Tensor]
@@ -80,7 +82,7 @@ SCHEMES: dict[str, Scheme] = {
 
 def pick(mass: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """One particle of each population, with probability proportional to its mass: (P,)."""
-    return _find(mass, _uniform(mass[:, :1], generator))[:, 0]
+    return _find(mass, _uniform(mass, 1, generator))[:, 0]
 
 
 def shuffled(index: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -89,26 +91,33 @@ def shuffled(index: Tensor, generator: torch.Generator | None = None) -> Tensor:
     Sorted ancestors are right as a set and wrong as a sequence: the first of them favours the
     first particles.
     """
-    order = _uniform(torch.empty_like(index, dtype=torch.float32), generator).argsort(1)
+    like = torch.empty((), dtype=torch.float32, device=index.device).expand_as(index)
+    order = _uniform(like, index.shape[1], generator).argsort(1)
     return index.gather(1, order)
 
 
 def _strata(mass: Tensor, u: Tensor) -> Tensor:
     k = mass.shape[1]
-    return _find(mass, (torch.arange(k, device=mass.device) + u) / k)
+    return _find(mass, _slots(k, mass.device, mass.dtype) + u, k)
 
 
-def _find(mass: Tensor, points: Tensor) -> Tensor:
-    """The particle whose piece of [0, 1) a point falls on; one of mass zero has no piece."""
+def _find(mass: Tensor, points: Tensor, length: int = 1) -> Tensor:
+    """The particle whose piece of [0, length) a point falls on; one of mass zero has no piece."""
     cumulative = mass.cumsum(1)
-    # (K − 1 + u)/K may have been rounded to 1, which is past the end of the last piece
-    end = cumulative[:, -1:] * (1 - 2 * torch.finfo(points.dtype).eps)
-    found = torch.searchsorted(cumulative, points * end, right=True)
-    return found.clamp(max=mass.shape[1] - 1)  # not a number where there is no mass at all
+    # K − 1 + u may have been rounded to K, which is past the end of the last piece
+    share = (1 - 2 * torch.finfo(points.dtype).eps) / length
+    found = torch.searchsorted(cumulative, points * (cumulative[:, -1:] * share), right=True)
+    return found.clamp_(max=mass.shape[1] - 1)  # not a number where there is no mass at all
 
 
-def _uniform(like: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Uniform draws of the shape of ``like``, made where the generator lives."""
+@functools.lru_cache(maxsize=32)
+def _slots(k: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """0 … k−1, (k,). Made anew it would cost as much as the search; it must not be changed."""
+    return torch.arange(k, device=device, dtype=dtype)
+
+
+def _uniform(like: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
+    """Uniform draws, ``count`` for a row of ``like``, made where the generator lives."""
     where = generator.device if generator is not None else like.device
-    u = torch.rand(like.shape, generator=generator, device=where, dtype=like.dtype)
+    u = torch.rand((len(like), count), generator=generator, device=where, dtype=like.dtype)
     return u.to(like.device)

@@ -55,9 +55,9 @@ class VASR(Particles):
             self.exact = False  # type: ignore[misc]
             self.statistic = POTENTIALS["max"]
 
-    def _select(self, population, mass, log_weights, log_mean, due, generator):  # type: ignore[no-untyped-def]
+    def _select(self, population, mass, log_weights, due, generator):  # type: ignore[no-untyped-def]
         if self.form == "exact":
-            super()._select(population, mass, log_weights, log_mean, due, generator)
+            super()._select(population, mass, log_weights, due, generator)
             return
         # the potential is the best value seen; an offspring counts as if nothing had been selected
         index = SCHEMES[self.resampling](normalised(population.potential), generator)

@@ -44,16 +44,17 @@ class Watch:
 
     def add(self, population: Population, handed_out: Tensor | None = None) -> None:
         """Note populations at the end of a batch; ``handed_out`` (P, K) if all are returned."""
+        history = population.history
         rows = {
             "ess": population.ess,
             "log_z": population.log_z,
             "dead": population.dead,
             "failed": population.values.isnan().sum(1),
             "ancestors": population.ancestors,
-            "resampled": population.resampled[:, 0],
-            "least_ess": population.norm[:, 0] ** -2,
-            "spread": torch.fmax(population.spread, _spread(population.log_weights)),
-            "answered": population.answered.sum(1),
+            "resampled": history.resampled[:, 0],
+            "least_ess": history.norm[:, 0] ** -2,
+            "spread": torch.fmax(history.spread[:, 0], _spread(population.log_weights)),
+            "answered": history.answered[:, 0],
         }
         if handed_out is not None:
             ordered = handed_out.sort(1).values
