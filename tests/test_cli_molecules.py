@@ -15,6 +15,7 @@ from molecule_models import SMALL, need_qm9, trained
 from payoff import pretrained
 from payoff.domains.molecules import train as training
 from payoff.domains.molecules.train import CHECKPOINT, MODEL, Run
+from payoff.finetuning import RGDM
 from payoff.pretrained import from_pretrained, read_config
 
 
@@ -92,6 +93,17 @@ def test_the_terminal_gets_smiles_and_the_shares_stand_beside(
         ("sample tiny --steps 0", "--steps must be at least 1"),
         ("sample tiny --count 0", "--count must be at least 1"),
         ("sample tiny --seed -1", "--seed must be at least 0"),
+        ("finetune tiny", "which reward? Name it with --reward molecules:NAME"),
+        ("finetune tinny --reward molecules:qed", "there is no file tinny"),
+        ("finetune nowhere/ --reward molecules:qed", "nowhere"),
+        ("finetune tiny --reward molecules:quod", "there is no reward 'quod' of molecules"),
+        ("finetune tiny --reward molecules:qed --method draft", "is a black box"),
+        ("finetune tiny --reward molecules:qed --base nowhere", "there is no model 'nowhere'"),
+        ("finetune tiny --reward molecules:qed --base-width 3", "--base-width does not apply to"),
+        ("finetune tiny --reward molecules:qed --workers -1", "--workers must not be negative"),
+        ("finetune tiny --reward molecules:qed --count 0", "--count must be at least 1"),
+        ("finetune airfoils --workers 2", "--workers does not apply to a table"),
+        ("finetune tiny --reward molecules:qed --calls 20", "--calls 20 is too few"),
         ("train qm8", "there is: qm9"),
         ("train qm9 --codec atoms", "codec must be one of"),
         ("train qm9 --width 20 --batch-size 8", "multiples of heads"),
@@ -208,3 +220,88 @@ def test_a_trained_run_can_be_sampled(
     assert "molecule stability" in capsys.readouterr().err
     assert read_config(Path("run") / MODEL)["metadata"]["training"]["width"] == SMALL["width"]
     assert sampled(monkeypatch, "run", "--out", "m.xyz") == 0
+
+
+# Fine-tuning
+
+TUNE = ["--calls", "48", "--per-round", "16", "--updates", "2", "--batch-size", "8"]
+TUNE += ["--sampler-steps", "4", "--evaluate", "16", "--count", "6"]
+
+
+@pytest.fixture(scope="module")
+def tuned(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run in the folder «tuned», made by the command line."""
+    folder = tmp_path_factory.mktemp("tuned")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pretrained, "SHIPPED", weights)
+        patch.chdir(folder)
+        given = ["finetune", "tiny", "--reward", "molecules:stability", "--out", "run", *TUNE]
+        assert call(patch, *given) == 0
+    return folder / "run"
+
+
+def test_a_tuned_run_is_sampled_listed_and_reported(
+    tuned: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sampled(monkeypatch, tuned, "--out", "more.sdf") == 0
+    assert Path("more.sdf").read_text().count("$$$$") == 6
+    assert call(monkeypatch, "list", str(tuned.parent)) == 0
+    told = capsys.readouterr().out
+    assert "tiny: stability: rgdm with 48 reward calls, maximize stability" in told
+    page = (tuned / "report.html").read_text()
+    assert call(monkeypatch, "report", str(tuned)) == 0
+    assert (tuned / "report.html").read_text() == page
+
+
+def test_the_record_holds_the_command_that_makes_it_again(
+    tuned: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program, *command = json.loads((tuned / "run.json").read_text())["command"]
+    assert program == "payoff"
+    command[command.index("--out") + 1] = "again"
+    assert call(monkeypatch, *command) == 0
+    said = capsys.readouterr()
+    assert "rgdm on molecules:stability (share of atoms with the right valence)" in said.err
+    assert "molecules: again/designs.sdf (6)" in said.out
+    for name in ("designs.csv", "designs.sdf"):
+        assert (Path("again") / name).read_bytes() == (tuned / name).read_bytes()
+    # and --overwrite leaves nothing of the first
+    assert call(monkeypatch, *command, "--overwrite", "--count", "2") == 0
+    assert len((Path("again") / "designs.csv").read_text().splitlines()) == 3
+
+
+def test_a_folder_in_place_of_the_name_and_a_function_of_ones_own(
+    weights: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    Path("lab_of_atoms.py").write_text(
+        "def carbons(molecule):\n    return float((molecule.numbers == 6).sum())\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    given = ["--reward", "lab_of_atoms:carbons", "--method", "rwr", "--minimize", *TUNE]
+    for name, more in (("alone", []), ("pooled", ["--workers", "2"])):
+        command = ["finetune", str(weights / "tiny"), *given, "--out", name, "--quiet", *more]
+        assert call(monkeypatch, *command) == 0
+    score = json.loads(Path("alone/run.json").read_text())["score"]
+    assert score["direction"] == "minimize"
+    assert score["name"] == "carbons"
+    made = [Path(f"{name}/designs.csv").read_bytes() for name in ("alone", "pooled")]
+    assert made[0] == made[1]
+
+
+def test_an_interrupted_run_is_continued(
+    tuned: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    play, stopped = RGDM.play, []
+
+    def once(self: RGDM, run) -> None:
+        play(self, run)
+        if run.round == 1 and not stopped:
+            stopped.append(run.round)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(RGDM, "play", once)
+    given = ["finetune", "tiny", "--reward", "molecules:stability", "--out", "run", *TUNE]
+    assert call(monkeypatch, *given) == 130
+    hint = capsys.readouterr().err.partition("continue with: ")[2].split()
+    assert call(monkeypatch, *hint[1:]) == 0
+    assert Path("run/designs.csv").read_bytes() == (tuned / "designs.csv").read_bytes()

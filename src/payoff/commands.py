@@ -15,11 +15,13 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from payoff.domains.molecules.config import TrainConfig
+from payoff.domains.molecules.config import DATA_SET, TrainConfig
 from payoff.errors import UserError
 from payoff.experiments.compare.config import PRESETS as COMPARE_PRESETS
 from payoff.experiments.compare.config import CompareConfig
 from payoff.experiments.finetune.config import PRESETS, TuneConfig
+from payoff.experiments.molecules.config import PRESETS as MOLECULE_PRESETS
+from payoff.experiments.molecules.config import MoleculeConfig, OfMolecules, refuse_others
 from payoff.experiments.steer.config import PRESETS as STEER_PRESETS
 from payoff.experiments.steer.config import SteerConfig
 from payoff.finetuning.config import FinetuneConfig
@@ -95,9 +97,12 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace an earlier
 Quiet = Annotated[bool, typer.Option("--quiet", help="no progress")]
 
 
-@with_options(TuneConfig, FinetuneConfig, group="The learning")
+@with_options(TuneConfig, OfMolecules, FinetuneConfig, group="The learning")
 def finetune(
-    source: Annotated[str, typer.Argument(help="a CSV, TSV or Parquet table, or: airfoils")],
+    source: Annotated[
+        str,
+        typer.Argument(help="a CSV, TSV or Parquet table, or: airfoils; or a molecule model: qm9"),
+    ],
     options: dict[str, Any],
     given: set[str],
     out: Out = None,
@@ -107,6 +112,13 @@ def finetune(
     quiet: Quiet = False,
 ) -> None:
     """Tune a generative model of designs towards a reward, black box or not."""
+    from payoff.pretrained import shipped
+
+    if source == DATA_SET or source in shipped() or Path(source).is_dir():
+        flags = {"resume": resume, "overwrite": overwrite, "quiet": quiet}
+        _finetune_molecules(source, options, given, out, preset, **flags)
+        return
+    refuse_others(given, TuneConfig, FinetuneConfig, what="a table: it is for molecules")
     options = preferred(options, given, preset, PRESETS)
     config = TuneConfig(source=source, **_of(TuneConfig, options))
     loop = FinetuneConfig(**_of(FinetuneConfig, options))
@@ -117,6 +129,31 @@ def finetune(
     CONTINUE[:] = continuing(sys.argv[1:], folder, out is not None)
     frame = run(config, loop, folder, resume=resume, overwrite=overwrite, quiet=quiet)
     print(f"designs: {folder / 'designs.csv'} ({len(frame)})")
+    print(f"history: {folder / 'history.csv'}")
+    _report(folder)
+
+
+def _finetune_molecules(
+    source: str,
+    options: dict[str, Any],
+    given: set[str],
+    out: Path | None,
+    preset: str,
+    **flags: bool,
+) -> None:
+    """``payoff finetune`` where the source is a model of molecules."""
+    refuse_others(given, MoleculeConfig, FinetuneConfig, what="molecules: it is for tables")
+    options = preferred(options, given, preset, MOLECULE_PRESETS)
+    config = MoleculeConfig(source=source, **_of(MoleculeConfig, options))
+    loop = FinetuneConfig(**_of(FinetuneConfig, options))
+    stem = f"{Path(source).resolve().name}-{config.method}"
+    folder = out if out is not None else free_folder(stem, flags["resume"])
+
+    from payoff.experiments.molecules.run import finetune as run
+
+    CONTINUE[:] = continuing(sys.argv[1:], folder, out is not None)
+    frame = run(config, loop, folder, **flags)
+    print(f"molecules: {folder / 'designs.sdf'} ({len(frame)})")
     print(f"history: {folder / 'history.csv'}")
     _report(folder)
 
@@ -185,8 +222,8 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train a generative model of molecules, for as long as you like."""
-    if source != "qm9":
-        raise UserError(f"{source}: there is no such built-in data set; there is: qm9")
+    if source != DATA_SET:
+        raise UserError(f"{source}: there is no such built-in data set; there is: {DATA_SET}")
     config = TrainConfig(**options)
     folder = out if out is not None else Path("runs") / source
 

@@ -61,6 +61,14 @@ figcaption, .caption { color: var(--muted); font-size: 0.85rem; line-height: 1.4
 .foil.labelled .outline { stroke: var(--labelled); fill: none; }
 .foil.data .outline { stroke: var(--data); fill: none; }
 .foil .ghost { stroke: var(--labelled); fill: none; stroke-dasharray: 3 3; stroke-width: 1; }
+.pair { display: grid; gap: 20px 28px; margin: 0 0 18px;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); }
+.pair h3 { margin-top: 0; }
+.molecules { display: grid; gap: 10px; align-items: end;
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 120px), 1fr)); }
+.molecule svg { width: 100%; height: auto; display: block; background: #fff; border-radius: 8px;
+  border: 1px solid var(--rule); }
+.molecule figcaption { font-variant-numeric: tabular-nums; font-size: 0.8rem; }
 .keys { display: flex; flex-wrap: wrap; gap: 2px 18px; font-size: 0.8rem; max-width: none; }
 .scroll { overflow-x: auto; margin: 8px 0; border: 1px solid var(--rule); border-radius: 8px; }
 table { border-collapse: collapse; width: 100%; font-size: 0.85rem;

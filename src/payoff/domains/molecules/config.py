@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from payoff.configs import option
 from payoff.errors import UserError
 
+DATA_SET = "qm9"
+"""The name of the built-in data set, and of the weights that were trained on it."""
 PARTS = ("train", "valid", "test", "first_half", "second_half")
 
 

@@ -12,12 +12,11 @@ from torch import Tensor
 from payoff.denoisers import Denoiser
 from payoff.domains.base import Cond
 from payoff.domains.molecules.codecs import CODECS, Codec
+from payoff.domains.molecules.config import DATA_SET
 from payoff.domains.molecules.evaluate import draw_sizes
 from payoff.errors import UserError
 from payoff.pretrained import CONFIG, find_pretrained, from_pretrained, read_config, shipped
 
-DATA_SET = "qm9"
-"""The name of the built-in data set, and of the weights that were trained on it."""
 INSIDE = ("model", "base")
 """Where a run folder keeps its models, the one that is meant first."""
 

@@ -206,21 +206,30 @@ class Temperature:
     failed: int = 0
 
 
+def pilot_size(temperature: float | None, calls: int) -> int:
+    """Base samples that the temperature is taken from; 0 where it is given.
+
+    Raises:
+        UserError: a quarter of the calls is too few.
+    """
+    n = 0 if temperature is not None else min(PILOT, calls // 4)
+    if temperature is None and n < LEAST_PILOT:
+        raise UserError(
+            f"--calls {calls} is too few to find a temperature with a quarter of them: give more, "
+            "or set --temperature in the reward's units"
+        )
+    return n
+
+
 def find_temperature(setting: Scoring) -> Temperature:
     """The temperature that was asked for, or a tenth of the sd of the reward over base samples.
 
     Raises:
         UserError: every pilot sample failed, all have the same reward, or the budget is too small.
     """
-    given, budget = setting.config.temperature, setting.loop.calls
-    if given is not None:
-        return Temperature(given)
-    n = min(PILOT, budget // 4)
-    if n < LEAST_PILOT:
-        raise UserError(
-            f"--calls {budget} is too few to find a temperature with a quarter of them: give more, "
-            "or set --temperature in the reward's units"
-        )
+    n = pilot_size(setting.config.temperature, setting.loop.calls)
+    if not n:
+        return Temperature(setting.config.temperature)
     rewards = setting.pilot(n).double()
     known = rewards[rewards.isfinite()]
     if len(known) < 2:

@@ -66,10 +66,15 @@ def _held_out(plot: go.Figure, run: TuneRun, x: Array) -> None:
 
 
 def costs(run: TuneRun) -> list[Figure]:
-    """Small figures against reward calls: divergence, validity and diversity."""
+    """Small figures against reward calls: divergence, validity and diversity.
+
+    What a run did not measure has no figure: distances of vectors, stability of molecules.
+    """
     panels = [
         ("kl", "Divergence from the base", "nats, along the whole sampling path"),
         ("valid", "Valid", "share of fresh samples that are possible designs"),
+        ("stable", "Stable", "share whose atoms all have their valence"),
+        ("unique", "Different", "share of different SMILES among the valid"),
         ("diversity", "Pairwise distance", "mean distance of two samples"),
         ("vendi", "Effective number", "how many different samples there are (Vendi score)"),
     ]
@@ -85,7 +90,7 @@ def costs(run: TuneRun) -> list[Figure]:
             band(plot, run.calls, low, high, "± 2 standard errors", COLOUR["data-band"])
         line(plot, run.calls, values, title, COLOUR["ink"], marks=True)
         mark_kept(plot, run, note=False)
-        share = key == "valid"
+        share = key in ("valid", "stable", "unique")
         plot.update_xaxes(title_text=CALLS, rangemode="tozero", nticks=5)
         plot.update_yaxes(rangemode="tozero", tickformat=".0%" if share else None)
         if share:

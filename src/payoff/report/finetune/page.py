@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from payoff.domains.airfoils.geometry import COLUMNS
-from payoff.report import foils
+from payoff.report import foils, molecules
 from payoff.report.canvas import Figure
 from payoff.report.finetune import curves, prose, tables
-from payoff.report.finetune.run import TuneRun
+from payoff.report.finetune.run import Scored, TuneRun
 from payoff.report.formatting import count, number, short, text
 from payoff.report.frame import Head, Section, draw, folded, render
 from payoff.report.recorded import Recorded
 from payoff.report.tables import columns, command, files, pairs, timings
+
+STRUCTURES = "designs.sdf"
 
 
 def page(run: TuneRun) -> str:
@@ -20,7 +22,7 @@ def page(run: TuneRun) -> str:
         _rounds(run, figures),
         _path(run, figures),
         _scores(run, figures),
-        _designs(run),
+        _designs(run, figures),
         _made(run),
     ]
     return render(run, _head(run), sections, figures)
@@ -50,13 +52,21 @@ def _rounds(run: TuneRun, figures: list[Figure]) -> Section | None:
     note = (
         '<p class="caption">Measured on fresh samples of the tuned model after each round. The '
         "divergence is the Kullback-Leibler divergence of the two models' sampling paths, in nats "
-        "(units of the natural logarithm): 0 is the base itself. The effective number counts "
-        "samples that differ clearly; it is at most the "
-        f"number drawn{_drawn(run)}. Dashed: the round that was returned.</p>"
+        f"(units of the natural logarithm): 0 is the base itself. {_varied(run)}Dashed: the round "
+        "that was returned.</p>"
     )
     content = f'{big}<div class="grid">{small}</div>{note if small else ""}'
     table = folded([("Round by round", tables.rounds(run))])
     return Section("rounds", "What happened, round by round", f"{content}{table}")
+
+
+def _varied(run: TuneRun) -> str:
+    if not (run.column("vendi") == run.column("vendi")).any():
+        return ""
+    return (
+        "The effective number counts samples that differ clearly; it is at most the number "
+        f"drawn{_drawn(run)}. "
+    )
 
 
 def _drawn(run: TuneRun) -> str:
@@ -83,11 +93,30 @@ def _scores(run: TuneRun, figures: list[Figure]) -> Section | None:
     return Section("histograms", "The scores, before and after", f"{told}{content}")
 
 
-def _designs(run: TuneRun) -> Section:
+def _designs(run: TuneRun, figures: list[Figure]) -> Section:
     if len(run.designs.score) == 0:
         return Section("designs", "The designs", "<p>There are none.</p>")
     table = f'<div class="wide">{tables.top_designs(run)}</div>'
-    return Section("designs", "The designs", f"{shapes(run) or ''}{table}")
+    drawn = structures(run, figures) if run.get("domain") == "molecules" else shapes(run)
+    return Section("designs", "The designs", f"{drawn or ''}{table}")
+
+
+def structures(run: TuneRun, figures: list[Figure]) -> str:
+    """The best molecules of the tuned model and of the base, and one in three dimensions."""
+    sides = []
+    for title, scored in (("The best designs", run.designs), ("The best of the base", run.base)):
+        valid = scored.valid.nonzero()[0][: molecules.SHOWN]
+        if "smiles" in scored.rows.columns:
+            smiles = [str(scored.rows["smiles"][int(i)]) for i in valid]
+            notes = [_note(run, int(i), scored) for i in valid]
+            sides.append(molecules.gallery(title, smiles, notes))
+    found = molecules.first_structure(run.folder / STRUCTURES, int(run.designs.valid.sum()))
+    turned = ""
+    if found is not None:
+        place, molecule = found
+        told = f"Design {place + 1}: {text(_note(run, place)).replace(chr(10), ', ')}."
+        turned = draw(molecules.ball_and_stick("structure", molecule, told), figures)
+    return f'<div class="pair">{"".join(sides)}</div>{turned}'
 
 
 def shapes(run: TuneRun) -> str | None:
@@ -110,8 +139,8 @@ def shapes(run: TuneRun) -> str | None:
     return foils.multiples(data, designs.rows, notes, reference)
 
 
-def _note(run: TuneRun, i: int) -> str:
-    designs = run.designs
+def _note(run: TuneRun, i: int, designs: Scored | None = None) -> str:
+    designs = run.designs if designs is None else designs
     note = f"{short(run.score, 24)} {number(designs.score[i])}"
     if designs.held_out is not None:
         note += f"\nheld-out {number(designs.held_out[i])}"

@@ -181,6 +181,7 @@ def cards(run: TuneRun) -> list[Card]:
         share = float(run.base.valid.mean()) if len(run.base.valid) else None
         valid = f"{count(int(run.designs.valid.sum()))} of {count(len(run.designs.valid))}"
         found.append(Card("Valid designs", valid, f"base {percent(share)}"))
+    found += molecules(run)
     vendi = run.at("vendi", run.kept)
     if vendi is not None:
         note = f"different samples (Vendi score); base {number(run.at('vendi', 0), 3)}"
@@ -193,6 +194,20 @@ def cards(run: TuneRun) -> list[Card]:
         reward = run.number("tuning", "reward_seconds")
         note = "" if reward is None else f"{duration(reward)} in the reward while tuning"
         found.append(Card("Time", duration(total), note))
+    return found
+
+
+def molecules(run: TuneRun) -> list[Card]:
+    """The key numbers that only molecules have."""
+    stable, before = run.designs.stable, run.base.stable
+    if stable is None or not len(stable):
+        return []
+    share = percent(float(before.mean())) if before is not None and len(before) else "unknown"
+    found = [Card("Stable", f"{count(int(stable.sum()))} of {count(len(stable))}", f"base {share}")]
+    unique, valid = run.number("designs", "unique"), run.number("designs", "valid")
+    if unique is not None and valid:
+        note = f"SMILES among the {count(valid)} valid"
+        found.append(Card("Different molecules", count(unique), note))
     return found
 
 

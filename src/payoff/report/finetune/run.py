@@ -35,7 +35,8 @@ class Scored:
         score: (n,) the reward they were made for, NaN where it failed.
         held_out: (n,) the held-out reward; None if there was none.
         valid: (n,) whether they are possible at all and have a score.
-        support: (n,) distance from where the data are dense.
+        support: (n,) distance from where the data are dense; NaN where that is not measured.
+        stable: (n,) whether every atom of a molecule has its valence; None for other designs.
     """
 
     rows: pl.DataFrame
@@ -43,6 +44,7 @@ class Scored:
     held_out: Array | None
     valid: npt.NDArray[np.bool_]
     support: Array
+    stable: npt.NDArray[np.bool_] | None = None
 
     def usable(self, judge: str = "score") -> Array:
         """The finite values of the valid designs by the reward or the held-out reward."""
@@ -146,11 +148,17 @@ def _history(path: Path) -> dict[str, Array]:
     return {name: values[order] for name, values in found.items()}
 
 
+_TAILS = (
+    *(("score", "held_out", "valid", "support"), ("score", "valid", "support")),
+    *(("score", "held_out", "valid", "stable"), ("score", "valid", "stable")),  # molecules
+)
+
+
 def scored(path: Path, command: str = COMMAND) -> Scored:
-    """A table that ends in score, held_out (where there is one), valid and support."""
+    """A table that ends in score, held_out (where there is one), valid and support or stable."""
     frame = read(path, text_table, command)
     names = [name.split("\0", 1)[1] for name in frame.columns]
-    for added in (("score", "held_out", "valid", "support"), ("score", "valid", "support")):
+    for added in _TAILS:
         tail = names[-len(added) :]
         if len(tail) == len(added) and all(map(is_ours, tail, added)):
             break
@@ -170,7 +178,10 @@ def scored(path: Path, command: str = COMMAND) -> Scored:
         score=floats(frame[last["score"]]),
         held_out=floats(frame[last["held_out"]]) if "held_out" in last else None,
         valid=flags(frame[last["valid"]]),
-        support=floats(frame[last["support"]]),
+        support=(
+            floats(frame[last["support"]]) if "support" in last else np.full(len(frame), np.nan)
+        ),
+        stable=flags(frame[last["stable"]]) if "stable" in last else None,
     )
 
 

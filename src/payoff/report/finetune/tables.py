@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from payoff.report.finetune.run import TuneRun
+from payoff.report.finetune.run import Scored, TuneRun
 from payoff.report.formatting import MISSING, count, duration, percent, plural, text
 from payoff.report.recorded import Array
 from payoff.report.tables import (
@@ -30,7 +30,10 @@ def top_designs(run: TuneRun) -> str:
     if designs.held_out is not None:
         written["held-out"] = number_cells(designs.held_out[:n])
     written["valid"] = [("yes" if v else "<b>no</b>", None) for v in designs.valid[:n]]
-    written["support"] = number_cells(designs.support[:n], 3)
+    if designs.stable is None:
+        written["support"] = number_cells(designs.support[:n], 3)
+    else:
+        written["stable"] = [("yes" if v else "no", None) for v in designs.stable[:n]]
     shown = designs.rows.columns[:TOP_COLUMNS]
     heads = [*written, *(text(name, 32) for name in shown)]
     cells = [*written.values(), *(column_cells(designs.rows[name][:n]) for name in shown)]
@@ -46,9 +49,21 @@ def top_designs(run: TuneRun) -> str:
         else ""
     )
     return table(heads, zip(*cells, strict=True), sortable=True) + (
-        f'<p class="caption">{note}{held}Support is the distance from where the data are dense: up '
-        "to 1, a design is as usual as 95 % of the data. A click on a column's head sorts by it."
+        f'<p class="caption">{note}{held}{_last(designs)} A click on a column\'s head sorts by it.'
         "</p>"
+    )
+
+
+def _last(designs: Scored) -> str:
+    """What the last of our own columns means."""
+    if designs.stable is not None:
+        return (
+            "Valid: RDKit finds bonds that explain every atom, in one piece. Stable: every atom "
+            "has its valence by EDM's table of bond lengths, which is stricter."
+        )
+    return (
+        "Support is the distance from where the data are dense: up to 1, a design is as usual as "
+        "95 % of the data."
     )
 
 
@@ -60,7 +75,8 @@ def rounds(run: TuneRun) -> str:
     columns.append(("calls", [(count(v), as_number(v)) for v in run.calls[first:].tolist()]))
     for key, name in (
         ("reward", "tuning reward"), ("reward_best", "best"), ("held_out", "held-out"),
-        ("kl", "divergence"), ("valid", "valid"), ("diversity", "pairwise distance"),
+        ("kl", "divergence"), ("valid", "valid"), ("stable", "stable"), ("unique", "different"),
+        ("diversity", "pairwise distance"),
         ("vendi", "effective number"), ("loss", "loss"), ("seconds", "time"),
     ):  # fmt: skip
         values = run.column(key)[first:]
@@ -81,7 +97,7 @@ def _rounds(run: TuneRun, first: int) -> list[Cell]:
 
 
 def _written(key: str, values: Array) -> list[Cell]:
-    if key == "valid":
+    if key in ("valid", "stable", "unique"):
         return [(percent(v), as_number(v)) for v in values.tolist()]
     if key == "seconds":
         return [(duration(v), as_number(v)) for v in values.tolist()]

@@ -1,0 +1,95 @@
+"""Options of fine-tuning a model of molecules."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import Any
+
+from payoff.configs import option
+from payoff.errors import UserError
+from payoff.experiments.finetune.config import TOY_LOOP, flag, same_option
+
+_JOB, _BASE, _MACHINE = "What to fine-tune for", "The base model", "The machine"
+MOLECULES = "Molecules"
+
+
+@dataclass
+class OfMolecules:
+    """Options of ``payoff finetune`` that only molecules have."""
+
+    data: int = option(
+        0,
+        "molecules of QM9 that a method which starts from data scores first; 0: none",
+        group=MOLECULES,
+    )
+    workers: int = option(
+        0,
+        "processes that evaluate the reward; 0: the run's own",
+        group=MOLECULES,
+    )
+    time_limit: float = option(
+        20.0, "seconds that a worker may take over a molecule; 0: no limit", group=MOLECULES
+    )
+
+
+@dataclass
+class MoleculeConfig(OfMolecules):
+    """What to fine-tune, for which reward."""
+
+    source: Any = option("qm9", "shipped weights, a model folder, or a run of payoff train")
+    reward: str | None = same_option("reward", _JOB)
+    method: str = same_option("method", _JOB)
+    settings: list[str] = same_option("settings", _JOB)
+    minimize: bool = same_option("minimize", _JOB)
+    temperature: float | None = same_option("temperature", _JOB)
+    held_out: str | None = same_option("held_out", _JOB)
+    ledger: str | None = same_option("ledger", _JOB)
+    count: int = same_option("count", _JOB)
+    base: str | None = same_option("base", _BASE)
+    device: str = same_option("device", _MACHINE)
+    threads: int = same_option("threads", _MACHINE)
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work before any time is spent."""
+        for name in ("data", "workers", "time_limit", "threads"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise UserError(f"{flag(name)} must not be negative, got {value}")
+        if self.count < 1:
+            raise UserError(f"--count must be at least 1, got {self.count}")
+        if self.temperature is not None and not 0 < self.temperature < math.inf:
+            raise UserError(f"--temperature must be above 0, got {self.temperature:g}")
+
+    @property
+    def weights(self) -> str:
+        """What the base model is loaded from."""
+        return str(self.source if self.base is None else self.base)
+
+
+# an ancestral sampler needs this many steps for molecules; measuring is half of the time
+DEFAULTS: dict[str, Any] = {"sampler_steps": 50, "evaluate": 128}
+PRESETS: dict[str, dict[str, Any]] = {"default": DEFAULTS, "toy": {**TOY_LOOP, "count": 20}}
+
+METHOD_SETTINGS = {"rgdm": ("level=sample",)}
+"""Options of methods that differ for molecules: the value that rgdm learns by default is a function
+of vectors, and a set of atoms is none."""
+
+
+def settings_for(method: str, given: list[str]) -> list[str]:
+    """The user's options of a method, after those that molecules need."""
+    named = {text.partition("=")[0].strip().replace("-", "_") for text in given}
+    if named & {"level", "score"}:  # the user has chosen where the reward is scored
+        return list(given)
+    return [*METHOD_SETTINGS.get(method, ()), *given]
+
+
+def refuse_others(given: set[str], *configs: type, what: str) -> None:
+    """Stop if the user set an option that none of these dataclasses has.
+
+    Raises:
+        UserError: names the first one.
+    """
+    own = {field.name for config in configs for field in fields(config)}
+    for name in sorted(given - own):
+        raise UserError(f"{flag(name)} does not apply to {what}")
