@@ -65,9 +65,9 @@ def row(named: NamedReward, data: QM9, options: argparse.Namespace) -> list[str]
         named.help,
         named.unit,
         f"{fine:.2f}",
-        f"{100 * lost:.0f} %",
+        f"{100 * lost:.3g} %",
         f"{spoiled:.2f}",
-        f"{100 * failed:.0f} %",
+        f"{100 * failed:.3g} %",
         "" if explained is None else f"{explained:.2f}",
     ]
 

@@ -400,6 +400,7 @@ def test_a_pool_answers_as_the_reward_itself(real) -> None:
     assert torch.equal(found, MoleculeReward("xtb_gap", "all")(x, cond))
 
 
+@pytest.mark.slow
 def test_a_molecule_that_kills_hangs_or_raises_in_a_worker_is_lost_alone(judges: str) -> None:
     sizes = [10, 12, 11, 13, 9, 14, 8]
     x, cond = chains(sizes)
