@@ -236,6 +236,8 @@ def train(
     found = run(config, folder, resume=resume, heard=lambda line: reporter.say(_read(line)))
     if found.interrupted:
         raise KeyboardInterrupt
+    if not found.together.first:
+        return
     print(f"checkpoint: {folder} after {found.step} steps")
     if (folder / MODEL).is_dir():
         print(f"model: {folder / MODEL}")

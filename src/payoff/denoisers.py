@@ -95,8 +95,8 @@ class NetDenoiser(Denoiser):
         out = self.process.space.project(self._call(c_in * x_t, log_snr, cond), cond)
         return Prediction.of("x0", c_skip * x_t + c_out * out, x_t, alpha, sigma)
 
-    def loss(self, x0, t, cond=None, *, generator=None):
-        x_t, noise = self.process.corrupt_with_noise(x0, t, cond, generator=generator)
+    def loss(self, x0, t, cond=None, *, generator=None, noise=None):
+        x_t, noise = self.process.corrupt_with_noise(x0, t, cond, noise=noise, generator=generator)
         alpha, sigma, log_snr = self.process.schedule.levels(t)
         if self.spelling == "edm":
             c_in, c_skip, c_out = self._gains(alpha, sigma, x_t)

@@ -7,6 +7,9 @@ of the loss and per evaluation, with the CPU seconds trained so far) and ``model
 denoiser, to be loaded with :func:`~payoff.pretrained.from_pretrained`). Ctrl-C and SIGTERM end the
 run after a checkpoint.
 
+Several processes share the work where ``torchrun`` or ``accelerate launch`` starts the command; see
+:mod:`payoff.domains.molecules.together`.
+
 No length has to be fixed in advance. The learning rate falls as
 :math:`\eta/\sqrt{\max(k/k_0, 1)}` and the weights are averaged over a window that grows with the
 run: step k counts with weight :math:`k^\gamma`, so the window is a fixed share of the steps so far.
@@ -40,6 +43,7 @@ from payoff.domains.molecules.codecs import CODECS
 from payoff.domains.molecules.config import TrainConfig
 from payoff.domains.molecules.evaluate import evaluate
 from payoff.domains.molecules.qm9 import load_qm9, split
+from payoff.domains.molecules.together import Together
 from payoff.errors import UserError
 from payoff.nets.equivariant import EquivariantTransformer
 from payoff.pretrained import describe, from_pretrained, save_pretrained
@@ -81,14 +85,18 @@ class Run:
 
     Attributes:
         stopped: whether the loop is to end; interrupted: whether Ctrl-C or SIGTERM said so.
+        ended: whether any process of several wants it to.
+        together: the processes that share the work.
         heard: called with every line of the log.
     """
 
     def __init__(self, config: TrainConfig, x: Tensor, mask: Tensor, out: Path) -> None:
         self.config, self.x, self.mask, self.out = config, x, mask, out
         self.step, self.seconds = 0, 0.0
-        self.stopped = self.interrupted = False
+        self.stopped = self.interrupted = self.ended = False
         self.heard: Callable[[dict[str, Any]], None] | None = None
+        self.together = Together()
+        self.together.check(config.batch_size)
         self.codec = CODECS[config.codec]()
         self.denoiser = build(config)
         self.average = AveragedModel(self.denoiser)
@@ -103,13 +111,22 @@ class Run:
     def update(self) -> Tensor:
         """One step; returns its loss, ()."""
         rows, nodes = self.batches.next()
+        times, noise, mine = self._times(len(rows)), None, self.together.mine
+        if self.together.world > 1:  # what one process would draw, so that the batch is the same
+            x, cond = self.x[rows, :nodes], {"mask": self.mask[rows, :nodes]}
+            space = self.denoiser.process.space
+            noise = mine(space.noise(tuple(x.shape), cond, like=x, generator=self.generator))
+            rows, times = mine(rows), mine(times)
         x, cond = self.x[rows, :nodes], {"mask": self.mask[rows, :nodes]}
+        drawn: dict[str, Any] = {"generator": self.generator, "noise": noise}
         with torch.autocast("cpu", torch.bfloat16, enabled=self.config.precision == "bf16"):
-            loss = self.denoiser.loss(x, self._times(len(rows)), cond, generator=self.generator)
+            loss = self.denoiser.loss(x, times, cond, **drawn)
         loss = loss.mean()
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        wish = self.stopped
+        loss, self.ended = self.together.agree(self.denoiser.parameters(), loss.detach(), wish)
         nn.utils.clip_grad_norm_(self.denoiser.parameters(), self.config.gradient_clip)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
@@ -118,7 +135,7 @@ class Run:
         self.step += 1
         self.average.multi_avg_fn = get_ema_multi_avg_fn((1 - 1 / self.step) ** (GAMMA + 1))
         self.average.update_parameters(self.denoiser)
-        return loss.detach()
+        return loss
 
     def loop(self) -> None:
         """Steps until told to stop, with readings, checkpoints and evaluations on the way."""
@@ -126,10 +143,12 @@ class Run:
         saved = evaluated = began
         # CPU time: what else the machine did meanwhile, or a pause, is no training
         total, seen, tick = torch.zeros(()), 0, time.process_time()
-        while not self.stopped and not 0 < config.steps <= self.step:
+        # processes end together: a wish of one is known to all after the next step
+        alone = self.together.world == 1
+        while not (self.stopped if alone else self.ended) and not 0 < config.steps <= self.step:
             total, seen = total + self.update(), seen + 1
             now, spent = time.monotonic(), time.process_time()
-            self.seconds, tick = self.seconds + spent - tick, spent
+            self.seconds, tick = self.seconds + self.together.world * (spent - tick), spent
             if seen == config.log_every:
                 loss = float(total) / seen
                 if not math.isfinite(loss):
@@ -139,7 +158,8 @@ class Run:
                     )
                 self.log(loss=loss, learning_rate=self._learning_rate())
                 total, seen = torch.zeros(()), 0
-            if config.evaluate_minutes and now - evaluated > 60 * config.evaluate_minutes:
+            due = config.evaluate_minutes and now - evaluated > 60 * config.evaluate_minutes
+            if due and self.together.first:
                 self.evaluate()
                 evaluated, tick = time.monotonic(), time.process_time()
             if now - saved > 60 * config.checkpoint_minutes:
@@ -176,7 +196,9 @@ class Run:
         }
 
     def log(self, **reading: float) -> None:
-        """Append a line to the log."""
+        """Append a line to the log; the first process does."""
+        if not self.together.first:
+            return
         line = {"step": self.step, "seconds": round(self.seconds, 1), **reading}
         with (self.out / LOG).open("a") as file:
             file.write(json.dumps(line) + "\n")
@@ -205,7 +227,9 @@ class Run:
         self.average.module.load_state_dict(found.state_dict())
 
     def save(self) -> None:
-        """Write the checkpoint."""
+        """Write the checkpoint; the first process does."""
+        if not self.together.first:
+            return
         state = {
             "config": to_dict(self.config),
             "step": self.step,
@@ -230,7 +254,7 @@ class Run:
         self.generator.set_state(state["generator"])
         self.batches.restore(state["batches"])
         self.step, self.seconds = state["step"], state["seconds"]
-        if (self.out / LOG).exists():
+        if (self.out / LOG).exists() and self.together.first:
             lines = (self.out / LOG).read_text().splitlines(keepends=True)
             kept = [line for line in lines if json.loads(line)["step"] <= self.step]
             (self.out / LOG).write_text("".join(kept))
