@@ -302,9 +302,11 @@ def test_data_are_scored_first_by_a_method_that_starts_from_them(
     assert all(entry.value > 0.8 for entry in known.values())
 
 
-def test_rgdm_weighs_whole_molecules_unless_told_otherwise() -> None:
-    assert settings_for("rgdm", ["share=0.4"]) == ["level=sample", "share=0.4"]
+def test_methods_get_what_molecules_need_unless_told_otherwise() -> None:
+    assert settings_for("rgdm", ["share=0.4"]) == ["level=sample", "control=true", "share=0.4"]
+    assert settings_for("rgdm", ["control=false"]) == ["level=sample", "control=false"]
     assert settings_for("rgdm", ["score=x0hat"]) == ["score=x0hat"]
+    assert settings_for("rwr", []) == ["control=true"]
     assert settings_for("ddpo", ["clip=0.1"]) == ["clip=0.1"]
 
 
