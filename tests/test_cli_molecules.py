@@ -215,9 +215,14 @@ def test_weights_of_another_network_are_refused(
 def test_a_trained_run_can_be_sampled(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given = words("run", "--steps", "3", "--samples", "4", "--evaluate-minutes", "1e-9")
+    given = words("run", "--steps", "3", "--samples", "4", "--evaluate-minutes", "60")
     assert call(monkeypatch, *given) == 0
-    assert "molecule stability" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "molecule stability" in said.err
+    assert "model: run/model" in said.out
+    facts = read_config(Path("run") / MODEL)["metadata"]
+    assert facts["steps"] == 3
+    assert "validity" in facts["metrics"]
     assert read_config(Path("run") / MODEL)["metadata"]["training"]["width"] == SMALL["width"]
     assert sampled(monkeypatch, "run", "--out", "m.xyz") == 0
 

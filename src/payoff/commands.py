@@ -238,9 +238,13 @@ def train(
         raise KeyboardInterrupt
     if not found.together.first:
         return
+    # it has come to its end, so that these weights are the ones that were wanted
+    if config.evaluate_minutes:
+        found.evaluate()
+    else:
+        found.export({})
     print(f"checkpoint: {folder} after {found.step} steps")
-    if (folder / MODEL).is_dir():
-        print(f"model: {folder / MODEL}")
+    print(f"model: {folder / MODEL}")
 
 
 def _read(line: dict[str, Any]) -> str:

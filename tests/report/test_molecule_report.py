@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 import torch
 from fabricated_tuning import tune_run
+from test_browser import BROWSER, Drawn, dom_of
 from test_report import figures_of, page_of, words_of
 
 from molecule_models import need_qm9
@@ -150,3 +151,16 @@ def test_without_rdkit_the_page_has_its_tables(
     page = build(folder).read_text()
     assert 'class="molecule"' not in page
     assert "payoff finetune" in page
+
+
+@pytest.mark.skipif(BROWSER is None, reason="needs a headless Chromium")
+def test_a_browser_draws_the_page_and_its_policy_stops_nothing(tmp_path: Path, molecules) -> None:
+    """The turning molecule needs WebGL, which a headless browser may lack; all else is drawn."""
+    page = build(run_of(tmp_path / "run", molecules))
+    dom, log = dom_of(page, tmp_path / "profile")
+    marks = Drawn(dom).marks
+    assert all(n > 0 for name, n in marks.items() if name != "structure"), marks
+    assert '<html lang="en" class="drawn">' in dom
+    assert "Refused" not in log
+    assert "Uncaught" not in log
+    assert dom.count('<figure class="molecule">') == 2 * SHOWN

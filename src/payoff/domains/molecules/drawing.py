@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 
-def flat(smiles: str, width: int = 220, height: int = 160) -> str | None:
+def flat(smiles: str, width: int = 150, height: int = 115) -> str | None:
     """The structural formula as an SVG element without a background; None if RDKit refuses it.
 
     Args:
@@ -30,7 +30,7 @@ def flat(smiles: str, width: int = 220, height: int = 160) -> str | None:
     options: Any = drawer.drawOptions()
     options.clearBackground = False
     options.bondLineWidth = 1.6
-    options.fixedBondLength = 28.0
+    options.fixedBondLength = 24.0
     drawer.DrawMolecule(rdMolDraw2D.PrepareMolForDrawing(found))
     drawer.FinishDrawing()
     text = drawer.GetDrawingText()

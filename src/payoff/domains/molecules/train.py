@@ -175,7 +175,11 @@ class Run:
         sizes = self.mask.sum(1)
         found = evaluate(model, self.codec, sizes, self.config.samples)
         self.log(**found, sampling_seconds=time.monotonic() - began)
-        save_pretrained(model, self.out / MODEL, self.metadata(found))
+        self.export(found)
+
+    def export(self, found: dict[str, float]) -> None:
+        """Write the averaged weights to ``model/``, with what was measured on them."""
+        save_pretrained(self.averaged(), self.out / MODEL, self.metadata(found))
 
     def averaged(self) -> NetDenoiser:
         """A frozen copy of the denoiser with averaged weights."""
