@@ -19,6 +19,7 @@ from payoff.domains.molecules.model import MoleculeModel, draws_molecules
 from payoff.domains.molecules.molecule import Molecule
 from payoff.domains.molecules.qm9 import load_qm9, split
 from payoff.errors import UserError
+from payoff.experiments.again import sample as sample_rows
 from payoff.experiments.finetune.methods import make_method
 from payoff.experiments.molecules import run as job
 from payoff.experiments.molecules.again import sample
@@ -40,7 +41,7 @@ from payoff.rewards.remembered import design_keys
 
 LOOP = {
     **{"calls": 48, "per_round": 16, "updates": 2, "batch_size": 8, "sampler_steps": 4},
-    **{"evaluate": 16, "learning_rate": 1e-4},
+    **{"evaluate": 16, "learning_rate": 1e-4, "keep": "last"},
 }
 
 
@@ -207,6 +208,20 @@ def test_the_tuned_model_draws_the_designs_again(finished: Path) -> None:
     known = sorted(pl.read_csv(finished / "designs.csv")["score"].to_list())
     assert sorted(setting.reward.values(drawn).tolist()) == pytest.approx(known, rel=1e-9)
     assert len(sample(finished, count=3, quiet=True)) == 3
+
+
+def test_a_run_as_source_is_its_tuned_model_and_as_base_the_one_it_began_with(
+    finished: Path, model: Path
+) -> None:
+    def weights(name: str | Path) -> torch.Tensor:
+        return torch.cat([p.flatten() for p in MoleculeModel.load(name).denoiser.parameters()])
+
+    asked = config(finished)
+    assert torch.equal(weights(asked.weights), weights(finished / "model"))
+    assert not torch.equal(weights(asked.weights), weights(model))
+    assert torch.equal(weights(config(model, base=str(finished)).weights), weights(model))
+    with pytest.raises(UserError, match="draws molecules"):
+        sample_rows(finished)
 
 
 def test_resuming_gives_what_an_uninterrupted_run_gives(

@@ -31,7 +31,13 @@ def sample(
     Raises:
         UserError: the run is unfinished, damaged, or of a kind without one model to draw from.
     """
-    kind = read_record(run).get("kind", "design")
+    record = read_record(run)
+    kind = record.get("kind", "design")
+    if record.get("domain") == "molecules":
+        raise UserError(
+            f"{run} draws molecules, which are no rows of a table: payoff sample {run} --out "
+            "FILE.sdf, or payoff.experiments.molecules.again.sample"
+        )
     if kind == "finetune":
         from payoff.experiments.finetune.again import sample as tuned
 

@@ -47,6 +47,11 @@ class MoleculeModel:
         """The number of nodes of every molecule of the data, in order, (M,)."""
         return torch.arange(len(self.counts)).repeat_interleave(self.counts)
 
+    def work(self, rows: int) -> float:
+        """Multiplications of the largest matrix product, that of all pairs of so many molecules."""
+        wide = getattr(getattr(self.denoiser, "net", None), "pair_width", 64)
+        return float(rows) * self.shape[0] ** 2 * wide**2
+
     def conditions(self, n: int, *, generator: torch.Generator) -> Cond:
         """Masks (n, N) of sets of the data's sizes, smallest first, padded to the largest."""
         mask = draw_sizes(self.sizes, n, generator=generator)["mask"]

@@ -12,6 +12,7 @@ from payoff.domains.molecules.metrics import smiles_of, stability, to_rdkit
 from payoff.domains.molecules.model import MoleculeModel
 from payoff.domains.molecules.molecule import Molecule
 from payoff.errors import UserError
+from payoff.experiments.machine import threads
 from payoff.experiments.progress import Reporter
 from payoff.experiments.records import RECORD, REQUEST, read_record
 from payoff.samplers import Ancestral, Multistep, Sampler
@@ -58,7 +59,8 @@ def sample(
     reporter = Reporter(quiet)
     generator = torch.Generator().manual_seed(own + STREAMS * (seed + 1))
     found: list[Molecule | None] = []
-    with reporter.bar("drawing molecules", count) as advance:
+    bar = reporter.bar("drawing molecules", count)
+    with threads(0, model.work(BATCH)), bar as advance:
         advance(0)
         for cond in _parts(draw_sizes(model.sizes, count, generator=generator)["mask"]):
             shape = (cond["mask"].shape[1], model.shape[1])

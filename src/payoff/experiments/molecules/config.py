@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from payoff.configs import option
@@ -63,8 +64,11 @@ class MoleculeConfig(OfMolecules):
 
     @property
     def weights(self) -> str:
-        """What the base model is loaded from."""
-        return str(self.source if self.base is None else self.base)
+        """What the base model is loaded from; of a fine-tuning run given as base, its base."""
+        if self.base is None:
+            return str(self.source)
+        inside = Path(self.base) / "base"
+        return str(inside if inside.is_dir() else self.base)
 
 
 DEFAULTS: dict[str, Any] = {

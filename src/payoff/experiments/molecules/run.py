@@ -31,7 +31,13 @@ from payoff.experiments.machine import check_device, threads
 from payoff.experiments.molecules.config import DEFAULTS, MoleculeConfig, settings_for
 from payoff.experiments.molecules.record import make_record
 from payoff.experiments.molecules.rewards import pool_of
-from payoff.experiments.molecules.setting import Judges, MoleculeSetting, Watch, find_judges
+from payoff.experiments.molecules.setting import (
+    BATCH,
+    Judges,
+    MoleculeSetting,
+    Watch,
+    find_judges,
+)
 from payoff.experiments.progress import Reporter
 from payoff.experiments.records import RunFolder, refuse_occupied
 from payoff.finetuning import FinetuneConfig, Finetuner
@@ -84,8 +90,7 @@ def finetune(
     model = MoleculeModel.load(
         own if resume and (own / CONFIG).exists() else config.weights, config.device
     )
-    nodes, wide = model.shape
-    with threads(config.threads, 100 * nodes**2 * 64 * wide):
+    with threads(config.threads, model.work(BATCH)):
         request = {**to_dict(config), **to_dict(loop), "source": str(config.source)}
         request["ledger"] = without_password(config.ledger)
         asked = {k: v for k, v in request.items() if k not in NOT_ASKED}
