@@ -15,7 +15,8 @@ from finetuning_cases import F64, gradients_of, run_of, seeded, z_scores
 from torch import Tensor, nn
 
 from payoff.denoisers import Corrected, Denoiser
-from payoff.finetuning import AWM, DDPO, DPOK, GRPO, DRaFT, FinetuneConfig, losses
+from payoff.finetuning import AWM, DDPO, DPOK, GRPO, AdjointMatching, DRaFT, FinetuneConfig, losses
+from payoff.finetuning.dpok import kl_advantages
 from payoff.finetuning.rollouts import Samples
 from payoff.finetuning.run import Run
 from payoff.predictions import Prediction
@@ -249,3 +250,22 @@ def test_awm_rests_at_the_target_and_nowhere_else() -> None:
     # the paper's pull in the space of velocities rests elsewhere
     other = awm_gradients(Bell(1 / tau, 0.0), {"kl": "velocity"}, tau)
     assert z_scores(other).abs().max() > 4
+
+
+def test_scored_mixes_the_gradients_of_slopes_and_of_values() -> None:
+    """The same paths, so the identity is exact: 2 g_dpok is what the square of a control has."""
+    share, target = 0.3, bent()
+
+    def first(method) -> Tensor:
+        run = by_hand(method, target, 5)
+        with gradients_of(run) as gradients:
+            method.play(run)
+        return gradients[0]
+
+    run = by_hand(DPOK(), target, 5)
+    path = run.rollout(run.affordable())
+    scale = kl_advantages(run, path).square().mean().sqrt().clamp(min=1.0)
+    slopes, values = first(AdjointMatching()), first(DPOK()) * scale
+    mixed = first(AdjointMatching(scored=share))
+    assert torch.allclose(mixed, (1 - share) * slopes + 2 * share * values, rtol=1e-9)
+    assert not torch.allclose(mixed, slopes, rtol=1e-3)

@@ -11,6 +11,14 @@ it. One reward gradient a path and one vector-Jacobian product a step; no graph 
 memory does not grow with their number beyond the states. In the limit of small steps the fixed
 point is p*.
 
+The adjoint carries slopes of the reward, never its values. Of two modes far apart only paths that
+end in the gap between them tell which is better, and they are as rare as the gap is empty, so with
+finitely many paths the weights of modes stay nearly as they were. ``scored`` mixes in the estimate
+of the same gradient from values, that of DPOK, whose rewards are paid for already:
+
+.. math:: (1-m)\,\tfrac12\|(\mu_\theta-\mu)/\sigma + \sigma a_s\|^2
+          + m\,\Big(-\rho\,A_t + \tfrac12\|(\mu_\theta-\mu)/\sigma\|^2\Big) .
+
 Reference: Adjoint Matching: Fine-tuning Flow and Diffusion Generative Models with Memoryless
 Stochastic Optimal Control (Domingo-Enrich, Drozdzal, Karrer, Chen, 2024).
 """
@@ -27,8 +35,11 @@ from payoff.configs import option
 from payoff.errors import UserError
 from payoff.finetuning import losses
 from payoff.finetuning.base import Finetuner
+from payoff.finetuning.dpok import kl_advantages
 from payoff.finetuning.rollouts import Rollout
 from payoff.finetuning.run import Run
+
+CLIP = 0.2  # how far a ratio of densities may move in a round
 
 
 @dataclass
@@ -50,20 +61,33 @@ class AdjointMatching(Finetuner):
         1.0, "gradients of the reward above this quantile of their norms are left out; 1: none"
     )
 
+    scored: float = option(
+        0.0, "share m of the gradient that comes from values of the reward; 0: as published"
+    )
+
     def begin(self, run: Run) -> None:
         if not 0 < self.quantile <= 1:
             raise UserError(f"adjoint: quantile must lie in (0, 1], got {self.quantile}")
+        if not 0 <= self.scored < 1:
+            raise UserError(f"adjoint: scored must lie in [0, 1), got {self.scored}")
 
     def play(self, run: Run) -> None:
         path, start, kept = self._paths(run)
         adjoints = lean_adjoints(run, path, start)
+        advantage = kl_advantages(run, path) if self.scored else None
         for batch in path.minibatches(run.batch_size, run.updates, generator=run.generator):
             kernel = run.kernel(batch)
             with torch.no_grad():
                 base = run.kernel(batch, run.base)
             shift = kernel.mean - base.mean  # type: ignore[attr-defined]
             loss = losses.adjoint_matching(shift, base.std, adjoints[batch.step, batch.row])  # type: ignore[attr-defined]
-            run.step(loss * kept[batch.row])
+            loss = loss * kept[batch.row]
+            if advantage is not None:
+                density = kernel.log_prob(batch.x_s)
+                own = advantage[batch.step, batch.row]
+                gain = losses.clipped_surrogate(density, batch.log_prob, own, CLIP)
+                loss = (1 - self.scored) * loss + 2 * self.scored * (gain + kernel.kl(base))
+            run.step(loss)
 
     def _paths(self, run: Run) -> tuple[Rollout, Tensor, Tensor]:
         """(roll-out, −∇r/τ, which rows count); failed rewards and outliers do not."""

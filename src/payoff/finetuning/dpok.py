@@ -58,12 +58,7 @@ class DPOK(Finetuner):
 
     def play(self, run: Run) -> None:
         path = run.rollout(run.affordable())
-        returns = replace_failed(path.rewards) / run.target.temperature
-        returns = returns.expand(path.steps, -1)
-        if self.to_go:
-            kl = divergences(run, path)
-            returns = returns - (kl.sum(0) - kl.cumsum(0))
-        advantage = returns - returns.mean(1, keepdim=True)
+        advantage = kl_advantages(run, path, self.to_go)
         # one scale for the whole loss: it changes no fixed point, and makes learning rates of
         # different temperatures comparable
         scale = advantage.square().mean().sqrt().clamp(min=1.0)
@@ -78,6 +73,19 @@ class DPOK(Finetuner):
                 self.clip,
             )
             run.step(gain + kernel.kl(reference) / scale)
+
+
+def kl_advantages(run: Run, path: Rollout, to_go: bool = True) -> Tensor:
+    """r/τ less the divergences still to come, less the mean over paths: (N, n), nats.
+
+    ``to_go=False`` leaves the divergences out.
+    """
+    returns = replace_failed(path.rewards) / run.target.temperature
+    returns = returns.expand(path.steps, -1)
+    if to_go:
+        kl = divergences(run, path)
+        returns = returns - (kl.sum(0) - kl.cumsum(0))
+    return returns - returns.mean(1, keepdim=True)
 
 
 @torch.no_grad()

@@ -72,6 +72,7 @@ class EnumeratedTokens(Tiltable):
     continuous = False
     process: MaskProcess
     log_table: Tensor
+    log_masses: Tensor
     sequences: Tensor
 
     def __init__(self, log_table: Tensor, process: MaskProcess | None = None) -> None:
