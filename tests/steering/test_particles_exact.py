@@ -163,9 +163,9 @@ def test_particles_over_a_misguided_denoiser_stay_exact(cls: type[Particles], wh
 class Uncorrected(Particles):
     """Broken: draws from the proposal and forgets log p − log q."""
 
-    def _move(self, population, t, s, cond, strength, last, generator):
+    def _move(self, population, generator):
         before = population.log_base
-        super()._move(population, t, s, cond, strength, last, generator)
+        super()._move(population, generator)
         population.log_base = before
 
 
@@ -178,12 +178,12 @@ class Dropped(Particles):
 
 
 class Stale(Population):
-    """Broken: values, potentials and gradients stay behind when states are resampled."""
+    """Broken: values, potentials and proposals stay behind when particles are resampled."""
 
     def take(self, index, log_weights):
-        behind = self.values, self.potential, self.seen, self.gradient
+        behind = self.values, self.potential, self.seen, self.other
         super().take(index, log_weights)
-        self.values, self.potential, self.seen, self.gradient = behind
+        self.values, self.potential, self.seen, self.other = behind
         self.log_base = log_weights - self.potential
 
 

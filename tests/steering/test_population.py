@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
-from particle_laws import seeded
+from particle_laws import seeded, two_modes
 
+from payoff.kernels import GaussianKernel
 from payoff.predictions import Prediction, TokenPrediction
-from payoff.steering.population import Population
+from payoff.steering.particles import Particles
+from payoff.steering.population import History, Population
 
 
 def marked(p: int = 3, k: int = 4) -> Population:
@@ -53,6 +56,73 @@ def test_token_predictions_are_taken_too() -> None:
     assert (population.states[:, 0] == expected).all()
     assert (population.prediction.log_probs[:, 0, 0] == expected).all()
     assert population.log_weights.dtype == torch.float32
+
+
+def test_kernels_of_the_next_move_are_taken_in_the_place_of_states() -> None:
+    population = marked()
+    rows = population.states[:, :1]
+    base = GaussianKernel(rows.repeat(1, 2), rows[:, 0] + 1)
+    population.aimed(base, GaussianKernel(rows.repeat(1, 2) + 0.5, 2.0))
+    for gone in (population.prediction, population.gradient):
+        assert gone is None
+    with pytest.raises(AttributeError):
+        _ = population.states  # those of other particles from here on
+    index = torch.tensor([[0, 0, 3, 1], [3, 3, 3, 3], [2, 1, 0, 2]])
+    wanted = (10.0 * torch.arange(3)[:, None] + index).float().flatten()
+    population.take(index, torch.zeros(3, 4))
+    torch.testing.assert_close(population.base.mean[:, 1], wanted)
+    torch.testing.assert_close(population.base.std, wanted + 1)
+    torch.testing.assert_close(population.other.mean[:, 0], wanted + 0.5)
+    assert population.other.std == 2.0
+    torch.testing.assert_close(population.potential.flatten(), wanted)
+    population.moved(torch.zeros(12, 2))
+    assert population.base is population.other is None
+    assert population.states.shape == (12, 2)
+
+
+def test_history_is_what_each_check_by_itself_would_have_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    g = seeded()
+    logs = 2 * torch.randn(7, 3, 5, generator=g)
+    logs[4, 1] = -math.inf  # no weights there: the population says nothing at this check
+    due = torch.rand(7, 3, 1, generator=g) < 0.5
+    due[4, 1] = False
+    good = torch.rand(7, 3, 5, generator=g) < 0.8
+    norm = logs.softmax(2).norm(dim=2, keepdim=True)
+    assert due.any()
+    for together in (1, 3, 100):
+        monkeypatch.setattr("payoff.steering.population.TOGETHER", together)
+        history = History(3, 5, torch.zeros(()))
+        for check in zip(logs, norm, due, good, strict=True):
+            history.add(*check)
+        history.work()
+        factor = sum(
+            torch.where(d, x.exp().mean(1, True).log(), 0.0) for x, d in zip(logs, due, strict=True)
+        )
+        torch.testing.assert_close(history.log_factor, factor)
+        assert (history.resampled[:, 0] == due.sum((0, 2))).all()
+        assert (history.answered[:, 0] == good.sum((0, 2))).all()
+        for p in range(3):
+            known = [i for i in range(7) if (i, p) != (4, 1)]
+            torch.testing.assert_close(history.norm[p, 0], norm[known, p, 0].amax())
+            spread = logs[known, p].var(1, correction=0).sqrt().amax()
+            torch.testing.assert_close(history.spread[p, 0], spread)
+
+
+def test_a_long_run_does_not_depend_on_how_many_checks_are_worked_through_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    case, found = two_modes(1.0, 20), []
+    for together in (1, 4, 100):
+        monkeypatch.setattr("payoff.steering.population.TOGETHER", together)
+        method = case.method(Particles, particles=8, every=1, threshold=0.95)
+        population = method.populations(50, generator=seeded())
+        found.append((population.log_weights, population.states, population.log_z))
+        assert method.summary["resampled"] > 0.5
+    for other in found[1:]:
+        for one, same in zip(found[0], other, strict=True):
+            torch.testing.assert_close(one, same)
 
 
 def test_moving_forgets_what_was_known_of_the_old_place() -> None:

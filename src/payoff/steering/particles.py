@@ -181,10 +181,11 @@ class Particles(Steered):
             t, s, check = grid[i], grid[i + 1], self._is_check(i)
             value = self._look(population, t, cond, check, generator)
             strength = self.tempering(i / self.steps)
-            if value is not None:
-                good = self._weigh(population, value.detach().view(n, k), strength)
+            good = None if value is None else self._weigh(population, value.detach(), strength)
+            self._aim(population, t, s, cond, strength, i + 1 == self.steps)
+            if good is not None:
                 self._resample(population, good, generator)
-            self._move(population, t, s, cond, strength, i + 1 == self.steps, generator)
+            self._move(population, generator)
         population.settle()
         score = self.score(population.states, cond).view(n, k)
         failed = score.isnan() | (score == math.inf)
@@ -208,10 +209,11 @@ class Particles(Steered):
         return self.judge.given(population.prediction, x, t, cond, generator=generator)
 
     def _weigh(self, population: Population, value: Tensor, strength: float) -> Tensor:
-        """The new potential from values (P, K); those that failed are the last known ones.
+        """The new potential from values (P * K,); those that failed are the last known ones.
 
-        Returns which did not fail.
+        Returns which did not fail, (P, K).
         """
+        value = value.view_as(population.potential)
         # zero where finite, else not a number: a third of the time of isfinite
         zero = value - value
         good = zero == zero
@@ -261,7 +263,7 @@ class Particles(Steered):
         index = torch.where(due, index, population.slots)
         population.take(index, torch.where(due, 0.0, log_weights))
 
-    def _move(
+    def _aim(
         self,
         population: Population,
         t: Tensor,
@@ -269,11 +271,20 @@ class Particles(Steered):
         cond: Condition | None,
         strength: float,
         last: bool,
-        generator: torch.Generator | None,
     ) -> None:
+        """The kernels of the next move.
+
+        They come before the resampling and are selected with their particles: one tensor a kernel,
+        in place of states, predictions and gradients.
+        """
         x, process = population.states, self.denoiser.process
         base = process.reverse(x, t, s, population.prediction, 1.0, cond)
         other = None if last else self._propose(population, base, t, s, cond, strength)
+        population.aimed(base, other)
+
+    def _move(self, population: Population, generator: torch.Generator | None) -> None:
+        base, other = population.base, population.other
+        assert base is not None
         if other is None:
             population.moved(base.sample(generator=generator))
             return

@@ -33,6 +33,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from payoff.kernels import Kernel
 from payoff.metrics import effective_sample_size
 
 TOGETHER = 64  # checks that are worked through at once
@@ -101,6 +102,8 @@ class Population:
         complete: whether every particle has a known value; None before the first check.
         prediction: the base's prediction at ``states``, None when they have just moved.
         gradient: (P * K, ...), of the value at ``states``; None where it was not asked for.
+        base, other: kernels of the next move, of the base and of a proposal if there is one. From
+            :meth:`aimed` to :meth:`moved` they stand in for the states.
     """
 
     states: Tensor
@@ -115,6 +118,8 @@ class Population:
     complete: bool | None = None
     prediction: Any = None
     gradient: Tensor | None = None
+    base: Kernel | None = None
+    other: Kernel | None = None
 
     @classmethod
     def of(cls, states: Tensor, particles: int, seen: float = 0.0) -> Population:
@@ -172,23 +177,35 @@ class Population:
 
         ``log_weights`` (P, K) are those of the offspring.
         """
-        before, potential, seen, values = self.states, self.potential, self.seen, self.values
-        rows = (index + self.first).view(-1)
+        potential, seen, values = self.potential, self.seen, self.values
+        # one population needs no offset
+        rows = (index if len(index) == 1 else index + self.first).view(-1)
         # they are often one tensor, and then stay one
         self.potential = potential.gather(1, index)
         self.seen = self.potential if seen is potential else seen.gather(1, index)
         self.values = self.seen if values is seen else values.gather(1, index)
         self.roots = self.roots.gather(1, index)
         self.log_base = log_weights - self.potential
-        self.states = before.index_select(0, rows)
 
         def follow(x: Tensor) -> Tensor:
-            return self.states if x is before else x.index_select(0, rows)
+            return x.index_select(0, rows)
 
-        if self.gradient is not None:
-            self.gradient = follow(self.gradient)
-        if self.prediction is not None:
-            self.prediction = mapped(self.prediction, follow)
+        if self.base is not None:
+            self.base = mapped(self.base, follow)
+            self.other = None if self.other is None else mapped(self.other, follow)
+            return
+        self.states = follow(self.states)
+        self.gradient = None if self.gradient is None else follow(self.gradient)
+        self.prediction = None if self.prediction is None else mapped(self.prediction, follow)
+
+    def aimed(self, base: Kernel, other: Kernel | None) -> None:
+        """The kernels of the next move, in the place of what they were made from.
+
+        The states are gone until they have moved: to ask for them is an error, where those of other
+        particles would not be noticed.
+        """
+        self.base, self.other, self.prediction, self.gradient = base, other, None, None
+        del self.states
 
     def settle(self) -> None:
         """At the end of a run: the weights with all their factors."""
@@ -198,12 +215,13 @@ class Population:
     def moved(self, states: Tensor, log_ratio: Tensor | None = None) -> None:
         """New states (P * K, ...), with log p − log q (P * K,) where they were drawn from q."""
         self.states, self.prediction, self.gradient = states, None, None
+        self.base = self.other = None
         if log_ratio is not None:
             self.log_base = self.log_base + log_ratio.view_as(self.log_base)
 
 
-def mapped(prediction: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """A prediction with every field that has a row a sample changed; levels of all stay."""
-    fields = {f.name: getattr(prediction, f.name) for f in dataclasses.fields(prediction)}
+def mapped(of: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """A prediction or kernel with every field that has a row a sample changed; others stay."""
+    fields = {f.name: getattr(of, f.name) for f in dataclasses.fields(of)}
     rows = {k: change(v) for k, v in fields.items() if isinstance(v, Tensor) and v.ndim}
-    return dataclasses.replace(prediction, **rows)
+    return dataclasses.replace(of, **rows)

@@ -5,8 +5,8 @@ weights w,
 
 .. math:: E[N_i] = K\,w_i .
 
-Masses (P, K) need not sum to one; w are their shares. The schemes differ in the variance of
-:math:`N_i`:
+Masses (P, K) need not sum to one; w are their shares. Where a row's sum is not a positive number,
+its ancestors mean nothing and may be out of range. The schemes differ in the variance of N_i:
 
 ============= ==================================== ==========================================
 scheme        points in [0, 1)                     offspring
@@ -53,7 +53,7 @@ def stratified(mass: Tensor, generator: torch.Generator | None = None) -> Tensor
 
 def multinomial(mass: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Ancestors (P, K), independent of each other."""
-    return _find(mass, _uniform(mass, mass.shape[1], generator))
+    return _find(mass, _scattered(mass, mass.shape[1], generator))
 
 
 def residual(mass: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -62,12 +62,12 @@ def residual(mass: Tensor, generator: torch.Generator | None = None) -> Tensor:
     expected = k * mass / mass.sum(1, keepdim=True)
     copies = expected.floor()
     filled = copies.cumsum(1)
-    slots = _slots(k, mass.device, mass.dtype).expand_as(mass).contiguous()
+    slots = _starts(k, 1.0, mass.device, mass.dtype).expand_as(mass).contiguous()
     certain = torch.searchsorted(filled, slots, right=True).clamp(max=k - 1)
     # where nothing is left over no slot asks for it, and any masses will do
     left = (expected - copies).clamp(min=0)
     left = torch.where(left.sum(1, keepdim=True) > 0, left, 1.0)
-    rest = _find(left, _uniform(mass, k, generator))
+    rest = _find(left, _scattered(mass, k, generator))
     return torch.where(slots < filled[:, -1:], certain, rest)
 
 
@@ -82,7 +82,7 @@ SCHEMES: dict[str, Scheme] = {
 
 def pick(mass: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """One particle of each population, with probability proportional to its mass: (P,)."""
-    return _find(mass, _uniform(mass, 1, generator))[:, 0]
+    return _find(mass, _scattered(mass, 1, generator))[:, 0]
 
 
 def shuffled(index: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -97,27 +97,42 @@ def shuffled(index: Tensor, generator: torch.Generator | None = None) -> Tensor:
 
 
 def _strata(mass: Tensor, u: Tensor) -> Tensor:
+    """One point in every K-th part of [0, 1), u (P, 1) or (P, K) of the way through it."""
     k = mass.shape[1]
-    return _find(mass, _slots(k, mass.device, mass.dtype) + u, k)
+    share = _below_one(mass) / k
+    return _find(mass, torch.add(_starts(k, share, mass.device, mass.dtype), u, alpha=share))
 
 
-def _find(mass: Tensor, points: Tensor, length: int = 1) -> Tensor:
-    """The particle whose piece of [0, length) a point falls on; one of mass zero has no piece."""
+def _scattered(mass: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
+    """Points anywhere in [0, 1), independent of each other: (P, count)."""
+    return _uniform(mass, count, generator) * _below_one(mass)
+
+
+def _find(mass: Tensor, points: Tensor) -> Tensor:
+    """The particle whose piece of [0, 1) a point falls on; one of mass zero has no piece.
+
+    The points lie below :func:`_below_one`. Where there is no mass the answer means nothing.
+    """
     cumulative = mass.cumsum(1)
-    # K − 1 + u may have been rounded to K, which is past the end of the last piece
-    share = (1 - 2 * torch.finfo(points.dtype).eps) / length
-    found = torch.searchsorted(cumulative, points * (cumulative[:, -1:] * share), right=True)
-    return found.clamp_(max=mass.shape[1] - 1)  # not a number where there is no mass at all
+    return torch.searchsorted(cumulative, points * cumulative[:, -1:], right=True)
+
+
+def _below_one(mass: Tensor) -> float:
+    """A number so far below one that its product with a total mass is not rounded to the total.
+
+    A point there is past the end of the last piece.
+    """
+    return 1 - 2 * torch.finfo(mass.dtype).eps
 
 
 @functools.lru_cache(maxsize=32)
-def _slots(k: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """0 … k−1, (k,). Made anew it would cost as much as the search; it must not be changed."""
-    return torch.arange(k, device=device, dtype=dtype)
+def _starts(k: int, share: float, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """0, ``share``, 2 ``share`` …, (k,). Made anew it would cost as much as the search."""
+    return torch.arange(k, device=device, dtype=dtype) * share
 
 
-def _uniform(like: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
-    """Uniform draws, ``count`` for a row of ``like``, made where the generator lives."""
-    where = generator.device if generator is not None else like.device
-    u = torch.rand((len(like), count), generator=generator, device=where, dtype=like.dtype)
-    return u.to(like.device)
+def _uniform(mass: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
+    """Uniform draws (P, count) for masses (P, K), made where the generator lives."""
+    where = mass.device if generator is None else generator.device
+    u = torch.rand((len(mass), count), generator=generator, device=where, dtype=mass.dtype)
+    return u if where == mass.device else u.to(mass.device)
