@@ -25,12 +25,22 @@ from payoff.processes import GaussianProcess
 from payoff.rewards import FunctionReward
 from payoff.samplers import Ancestral
 from payoff.steering.das import DAS
+from payoff.steering.fk import FeynmanKac
 from payoff.steering.particles import Particles
 from payoff.steering.tds import TDS
 from payoff.steering.vasr import VASR
 from payoff.targets import Target
 
 DIM, ROWS = 18, 1024
+METHODS = (
+    (Particles, 1),
+    (Particles, 5),
+    (FeynmanKac, 1),
+    (FeynmanKac, 10),
+    (VASR, 1),
+    (TDS, 1),
+    (DAS, 1),
+)
 # processor time: other processes on the machine do not count; run it on one thread
 now = time.thread_time
 
@@ -75,7 +85,7 @@ def cases(target: Target, steps: int) -> dict[str, tuple[object, int]]:
         "base sampler": (Ancestral(target.denoiser, (DIM,), steps), ROWS)
     }
     for particles in (ROWS, 16):
-        for cls, every in ((Particles, 1), (Particles, 5), (VASR, 1), (TDS, 1), (DAS, 1)):
+        for cls, every in METHODS:
             name = f"{cls.name}, a check every {every}, {ROWS // particles} x {particles}"
             method = cls(target, (DIM,), steps, particles=particles, every=every)
             found[name] = (method, ROWS // particles)
