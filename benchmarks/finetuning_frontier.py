@@ -102,6 +102,13 @@ ENTRIES = (
         True,
     ),
     Entry(
+        "Adjoint matching, values mixed in",
+        "adjoint",
+        {"scored": 1.0},
+        policy(40_000, updates=60, batch_size=2048, ema_decay=0.998),
+        True,
+    ),
+    Entry(
         "AWM, KL in the reward",
         "awm",
         {},

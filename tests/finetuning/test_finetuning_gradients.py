@@ -15,7 +15,17 @@ from finetuning_cases import F64, gradients_of, run_of, seeded, z_scores
 from torch import Tensor, nn
 
 from payoff.denoisers import Corrected, Denoiser
-from payoff.finetuning import AWM, DDPO, DPOK, GRPO, AdjointMatching, DRaFT, FinetuneConfig, losses
+from payoff.finetuning import (
+    AWM,
+    DDPO,
+    DPOK,
+    GRPO,
+    AdjointMatching,
+    DRaFT,
+    FinetuneConfig,
+    adjoint,
+    losses,
+)
 from payoff.finetuning.dpok import kl_advantages
 from payoff.finetuning.rollouts import Samples
 from payoff.finetuning.run import Run
@@ -252,9 +262,10 @@ def test_awm_rests_at_the_target_and_nowhere_else() -> None:
     assert z_scores(other).abs().max() > 4
 
 
-def test_scored_mixes_the_gradients_of_slopes_and_of_values() -> None:
+def test_scored_mixes_the_gradients_of_slopes_and_of_values(monkeypatch) -> None:
     """The same paths, so the identity is exact: 2 g_dpok is what the square of a control has."""
     share, target = 0.3, bent()
+    monkeypatch.setattr(adjoint, "noise_share", lambda run, t: torch.full_like(t, share))
 
     def first(method) -> Tensor:
         run = by_hand(method, target, 5)
@@ -266,6 +277,15 @@ def test_scored_mixes_the_gradients_of_slopes_and_of_values() -> None:
     path = run.rollout(run.affordable())
     scale = kl_advantages(run, path).square().mean().sqrt().clamp(min=1.0)
     slopes, values = first(AdjointMatching()), first(DPOK()) * scale
-    mixed = first(AdjointMatching(scored=share))
+    mixed = first(AdjointMatching(scored=1.0))
     assert torch.allclose(mixed, (1 - share) * slopes + 2 * share * values, rtol=1e-9)
     assert not torch.allclose(mixed, slopes, rtol=1e-3)
+
+
+def test_values_count_where_there_is_noise() -> None:
+    run = by_hand(AdjointMatching(), bent(), 0)
+    t = torch.linspace(0, 1, 9, dtype=F64)
+    share = adjoint.noise_share(run, t)
+    alpha, sigma = run.base.process.schedule(t)
+    assert torch.allclose(share / (1 - share), (sigma / alpha) ** 2)  # sigma_data is 1 here
+    assert (share.diff() > 0).all()

@@ -13,11 +13,13 @@ point is p*.
 
 The adjoint carries slopes of the reward, never its values. Of two modes far apart only paths that
 end in the gap between them tell which is better, and they are as rare as the gap is empty, so with
-finitely many paths the weights of modes stay nearly as they were. ``scored`` mixes in the estimate
-of the same gradient from values, that of DPOK, whose rewards are paid for already:
+finitely many paths the weights of modes are learned badly. ``scored`` mixes in the estimate of the
+same gradient from values, that of DPOK, whose rewards are paid for already,
 
-.. math:: (1-m)\,\tfrac12\|(\mu_\theta-\mu)/\sigma + \sigma a_s\|^2
-          + m\,\Big(-\rho\,A_t + \tfrac12\|(\mu_\theta-\mu)/\sigma\|^2\Big) .
+.. math:: (1-m_t)\,\|(\mu_\theta-\mu)/\sigma + \sigma a_s\|^2
+          + 2m_t\,\Big(-\rho\,A_t + \tfrac12\|(\mu_\theta-\mu)/\sigma\|^2\Big) ,
+
+where modes are decided: :math:`m_t` is ``scored`` times the share of noise in :math:`x_t`.
 
 Reference: Adjoint Matching: Fine-tuning Flow and Diffusion Generative Models with Memoryless
 Stochastic Optimal Control (Domingo-Enrich, Drozdzal, Karrer, Chen, 2024).
@@ -26,7 +28,7 @@ Stochastic Optimal Control (Domingo-Enrich, Drozdzal, Karrer, Chen, 2024).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -38,6 +40,7 @@ from payoff.finetuning.base import Finetuner
 from payoff.finetuning.dpok import kl_advantages
 from payoff.finetuning.rollouts import Rollout
 from payoff.finetuning.run import Run
+from payoff.processes import GaussianProcess
 
 CLIP = 0.2  # how far a ratio of densities may move in a round
 
@@ -62,14 +65,16 @@ class AdjointMatching(Finetuner):
     )
 
     scored: float = option(
-        0.0, "share m of the gradient that comes from values of the reward; 0: as published"
+        0.0,
+        "share of the gradient at pure noise that comes from values of the reward, falling as the "
+        "noise does; 0: as published",
     )
 
     def begin(self, run: Run) -> None:
         if not 0 < self.quantile <= 1:
             raise UserError(f"adjoint: quantile must lie in (0, 1], got {self.quantile}")
-        if not 0 <= self.scored < 1:
-            raise UserError(f"adjoint: scored must lie in [0, 1), got {self.scored}")
+        if not 0 <= self.scored <= 1:
+            raise UserError(f"adjoint: scored must lie in [0, 1], got {self.scored}")
 
     def play(self, run: Run) -> None:
         path, start, kept = self._paths(run)
@@ -86,7 +91,8 @@ class AdjointMatching(Finetuner):
                 density = kernel.log_prob(batch.x_s)
                 own = advantage[batch.step, batch.row]
                 gain = losses.clipped_surrogate(density, batch.log_prob, own, CLIP)
-                loss = (1 - self.scored) * loss + 2 * self.scored * (gain + kernel.kl(base))
+                m = self.scored * noise_share(run, batch.t)
+                loss = (1 - m) * loss + 2 * m * (gain + kernel.kl(base))
             run.step(loss)
 
     def _paths(self, run: Run) -> tuple[Rollout, Tensor, Tensor]:
@@ -106,6 +112,15 @@ class AdjointMatching(Finetuner):
         assert path.log_probs is not None
         found = Rollout(path.x0, rewards.detach(), cond, path.times, path.states, path.log_probs)
         return found, -gradient / run.target.temperature, kept.to(x0.dtype)
+
+
+def noise_share(run: Run, t: Tensor) -> Tensor:
+    r"""The share of noise in the variance of x_t.
+
+    :math:`\sigma^2/(\alpha^2\sigma_d^2+\sigma^2)` at times t (B,).
+    """
+    alpha, sigma = cast(GaussianProcess, run.base.process).schedule(t)
+    return sigma**2 / ((alpha * run.sigma_data) ** 2 + sigma**2)
 
 
 def lean_adjoints(run: Run, path: Rollout, start: Tensor) -> Tensor:
