@@ -102,10 +102,10 @@ ENTRIES = (
         True,
     ),
     Entry(
-        "Adjoint matching, values mixed in",
+        "Adjoint matching, values above a tenth of noise",
         "adjoint",
-        {"scored": 1.0},
-        policy(40_000, updates=60, batch_size=2048, ema_decay=0.998),
+        {"switch": 0.1},
+        policy(60_000, **FAST),
         True,
     ),
     Entry(

@@ -262,10 +262,9 @@ def test_awm_rests_at_the_target_and_nowhere_else() -> None:
     assert z_scores(other).abs().max() > 4
 
 
-def test_scored_mixes_the_gradients_of_slopes_and_of_values(monkeypatch) -> None:
+def test_the_switch_takes_values_above_and_slopes_below(monkeypatch) -> None:
     """The same paths, so the identity is exact: 2 g_dpok is what the square of a control has."""
-    share, target = 0.3, bent()
-    monkeypatch.setattr(adjoint, "noise_share", lambda run, t: torch.full_like(t, share))
+    target, halves = bent(), []
 
     def first(method) -> Tensor:
         run = by_hand(method, target, 5)
@@ -276,13 +275,20 @@ def test_scored_mixes_the_gradients_of_slopes_and_of_values(monkeypatch) -> None
     run = by_hand(DPOK(), target, 5)
     path = run.rollout(run.affordable())
     scale = kl_advantages(run, path).square().mean().sqrt().clamp(min=1.0)
-    slopes, values = first(AdjointMatching()), first(DPOK()) * scale
-    mixed = first(AdjointMatching(scored=1.0))
-    assert torch.allclose(mixed, (1 - share) * slopes + 2 * share * values, rtol=1e-9)
-    assert not torch.allclose(mixed, slopes, rtol=1e-3)
+    slopes, values = first(AdjointMatching()), 2 * first(DPOK()) * scale
+    for noisy in (0.0, 1.0):  # nowhere, everywhere
+        with monkeypatch.context() as patch:
+            patch.setattr(adjoint, "noise_share", lambda run, t, at=noisy: torch.full_like(t, at))
+            halves.append(first(AdjointMatching(switch=0.5)))
+    assert torch.allclose(halves[0], slopes, rtol=1e-9)
+    assert torch.allclose(halves[1], values, rtol=1e-9)
+    assert not torch.allclose(slopes, values, rtol=1e-3)
+    both = first(AdjointMatching(switch=0.5))  # the real shares: some of each
+    assert not torch.allclose(both, slopes, rtol=1e-3)
+    assert not torch.allclose(both, values, rtol=1e-3)
 
 
-def test_values_count_where_there_is_noise() -> None:
+def test_the_share_of_noise() -> None:
     run = by_hand(AdjointMatching(), bent(), 0)
     t = torch.linspace(0, 1, 9, dtype=F64)
     share = adjoint.noise_share(run, t)

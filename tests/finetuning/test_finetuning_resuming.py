@@ -29,7 +29,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "awm": ("awm", {}),
     "draft": ("draft", {"kl": True}),
     "adjoint": ("adjoint", {}),
-    "adjoint, scored": ("adjoint", {"scored": 0.5}),
+    "adjoint, switched": ("adjoint", {"switch": 0.5}),
     "dpo": ("dpo", {}),
     "dpo online": ("dpo", {"online": True}),
     "gradient": ("gradient", {}),

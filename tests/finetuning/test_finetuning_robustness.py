@@ -269,7 +269,7 @@ def test_broken_groups_are_refused() -> None:
         ("rwr", {"share": 1.5}),
         ("draft", {"last": 9}),
         ("adjoint", {"quantile": 0.0}),
-        ("adjoint", {"scored": 1.5}),
+        ("adjoint", {"switch": 1.5}),
         ("dpo", {"draws": 0}),
         ("dpo", {"strength": 0.0}),
     ],

@@ -13,13 +13,11 @@ point is p*.
 
 The adjoint carries slopes of the reward, never its values. Of two modes far apart only paths that
 end in the gap between them tell which is better, and they are as rare as the gap is empty, so with
-finitely many paths the weights of modes are learned badly. ``scored`` mixes in the estimate of the
-same gradient from values, that of DPOK, whose rewards are paid for already,
+finitely many paths the weights of modes are learned badly. Where :math:`x_t` holds more noise than
+``switch`` says, while modes are still open, the gradient can be taken from the values instead: that
+of DPOK, in the same units and from the same paths,
 
-.. math:: (1-m_t)\,\|(\mu_\theta-\mu)/\sigma + \sigma a_s\|^2
-          + 2m_t\,\Big(-\rho\,A_t + \tfrac12\|(\mu_\theta-\mu)/\sigma\|^2\Big) ,
-
-where modes are decided: :math:`m_t` is ``scored`` times the share of noise in :math:`x_t`.
+.. math:: 2\,\Big(-\rho\,A_t + \tfrac12\|(\mu_\theta-\mu)/\sigma\|^2\Big) .
 
 Reference: Adjoint Matching: Fine-tuning Flow and Diffusion Generative Models with Memoryless
 Stochastic Optimal Control (Domingo-Enrich, Drozdzal, Karrer, Chen, 2024).
@@ -64,22 +62,22 @@ class AdjointMatching(Finetuner):
         1.0, "gradients of the reward above this quantile of their norms are left out; 1: none"
     )
 
-    scored: float = option(
-        0.0,
-        "share of the gradient at pure noise that comes from values of the reward, falling as the "
-        "noise does; 0: as published",
+    switch: float = option(
+        1.0,
+        "share of noise in x_t above which values of the reward are learned from in place of its "
+        "slopes; 1: never, as published",
     )
 
     def begin(self, run: Run) -> None:
         if not 0 < self.quantile <= 1:
             raise UserError(f"adjoint: quantile must lie in (0, 1], got {self.quantile}")
-        if not 0 <= self.scored <= 1:
-            raise UserError(f"adjoint: scored must lie in [0, 1], got {self.scored}")
+        if not 0 <= self.switch <= 1:
+            raise UserError(f"adjoint: switch must lie in [0, 1], got {self.switch}")
 
     def play(self, run: Run) -> None:
         path, start, kept = self._paths(run)
         adjoints = lean_adjoints(run, path, start)
-        advantage = kl_advantages(run, path) if self.scored else None
+        advantage = kl_advantages(run, path) if self.switch < 1 else None
         for batch in path.minibatches(run.batch_size, run.updates, generator=run.generator):
             kernel = run.kernel(batch)
             with torch.no_grad():
@@ -91,8 +89,8 @@ class AdjointMatching(Finetuner):
                 density = kernel.log_prob(batch.x_s)
                 own = advantage[batch.step, batch.row]
                 gain = losses.clipped_surrogate(density, batch.log_prob, own, CLIP)
-                m = self.scored * noise_share(run, batch.t)
-                loss = (1 - m) * loss + 2 * m * (gain + kernel.kl(base))
+                noisy = noise_share(run, batch.t) > self.switch
+                loss = torch.where(noisy, 2 * (gain + kernel.kl(base)), loss)
             run.step(loss)
 
     def _paths(self, run: Run) -> tuple[Rollout, Tensor, Tensor]:
