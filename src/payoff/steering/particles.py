@@ -219,7 +219,7 @@ class Particles(Steered):
         good = zero == zero
         last = known = torch.where(good, value, population.values)
         if population.complete is None:
-            # The one look at a result in a run: who is known once stays so, and so does everyone
+            # The one look at a result in a batch: who is known once stays so, and so does everyone
             population.complete = not bool(last.isnan().any())
         if not population.complete:
             # never known: as good as the rest; and if nothing is known, nothing changes
@@ -235,7 +235,7 @@ class Particles(Steered):
     ) -> None:
         """Select where the effective sample size, 1/Σw², is below the threshold.
 
-        Beside a small network every operation counts; hence the few, and no look at any result.
+        Beside a small network every operation counts; hence the few, and no look at any result here.
         """
         log_weights = population.log_weights
         weights = log_weights.softmax(1)
