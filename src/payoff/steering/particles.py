@@ -235,7 +235,7 @@ class Particles(Steered):
     ) -> None:
         """Select where the effective sample size, 1/Σw², is below the threshold.
 
-        Beside a small network every operation counts; hence the few, and no look at any result here.
+        Beside a small network every operation counts; hence the few, and no look at any result.
         """
         log_weights = population.log_weights
         weights = log_weights.softmax(1)
