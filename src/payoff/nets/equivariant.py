@@ -38,7 +38,126 @@ from payoff.nets.features import FourierFeatures, label_inputs
 COORDINATES = 3
 
 
-class EquivariantTransformer(nn.Module):
+class Body(nn.Module):
+    """The blocks and what leads into them: all that networks of one geometry share.
+
+    A subclass adds its heads in :meth:`add_heads`, which is called last, and a ``forward`` that
+    reads out what :meth:`body` returns. Arguments as in :class:`EquivariantTransformer`.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        width: int = 192,
+        depth: int = 8,
+        heads: int = 8,
+        pair_width: int = 64,
+        vectors: int = 32,
+        hidden: int = 2,
+        radius: float = 7.0,
+        bumps: int = 48,
+        label_dim: int = 0,
+    ) -> None:
+        super().__init__()
+        counts = (width, depth, heads, pair_width, vectors, hidden, bumps)
+        if (
+            min(counts) < 1
+            or min(features, label_dim) < 0
+            or width % heads
+            or pair_width % heads
+            or radius <= 0
+        ):
+            raise ValueError(
+                f"{type(self).__name__} needs positive counts and radius, and width and pair_width "
+                f"that are multiples of heads, got {features=}, {width=}, {depth=}, {heads=}, "
+                f"{pair_width=}, {vectors=}, {hidden=}, {radius=}, {bumps=}, {label_dim=}"
+            )
+        self.features, self.width, self.depth, self.heads = features, width, depth, heads
+        self.pair_width, self.vectors, self.hidden = pair_width, vectors, hidden
+        self.radius, self.bumps, self.label_dim = radius, bumps, label_dim
+
+        self.noise = FourierFeatures(16)
+        inputs = 1 + 2 * self.noise.count + (label_dim + 1 if label_dim else 0)
+        embed = max(32, width // 3)
+        self.embed = nn.Sequential(nn.Linear(inputs, embed), nn.SiLU(), nn.Linear(embed, embed))
+        self.modulate = nn.Linear(embed, depth * 4 * width)
+        self.stem = nn.Linear(features + 1, width)
+        self.level = nn.Linear(embed, width)
+        self.frame = nn.Linear(1, vectors, bias=False)
+        self.pair_stem = nn.Linear(bumps + 2, pair_width)
+        self.pair_ends = nn.Linear(width, 2 * pair_width, bias=False)
+        self.blocks = nn.ModuleList(
+            _Block(width, heads, pair_width, vectors, hidden) for _ in range(depth)
+        )
+        self.add_heads()
+        self.reset_parameters()
+
+    def add_heads(self) -> None:
+        """Make the layers that read out; here there are none."""
+
+    def reset_parameters(self) -> None:
+        """Scales near one and shifts near zero; the rest is torch's default."""
+        with torch.no_grad():
+            self.modulate.weight.mul_(0.5)
+            self.modulate.bias.zero_()
+
+    def body(
+        self, x: Tensor, noise_level: Tensor, cond: Mapping[str, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """What the blocks make of x, before anything is read out of it.
+
+        Returns:
+            scalars (B, N, width), vectors (B, N, 3, vectors), pair features (B, N, N, pair_width),
+            directions (B, N, N, 3) and, as numbers, the mask (B, N, 1). Padding is not zero in the
+            first three.
+        """
+        if x.ndim != 3 or x.shape[2] != COORDINATES + self.features:
+            raise ValueError(
+                f"{type(self).__name__}(features={self.features}) expects x of shape "
+                f"(B, N, {COORDINATES + self.features}), got {tuple(x.shape)}"
+            )
+        x = x.to(self.stem.weight.dtype)
+        mask = None if cond is None else cond.get("mask")
+        if mask is None:
+            mask = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
+        member = mask.to(x).unsqueeze(-1)
+        level = F.silu(self._level(x, noise_level, cond))
+        modulation = self.modulate(level).chunk(self.depth, dim=-1)
+
+        x = x * member
+        position, feature = x[..., :COORDINATES], x[..., COORDINATES:]
+        square = position.square().sum(-1, keepdim=True)
+        s = self.stem(torch.cat([feature, square], dim=-1)) + self.level(level).unsqueeze(1)
+        v = self.frame(position.unsqueeze(-1))  # (B, N, 3, V)
+        direction, e = self._pairs(position, s)
+        bias = torch.where(mask, 0.0, -1e9).to(x)[:, None, None, :]
+        pair = member.unsqueeze(1) * member.unsqueeze(2)  # (B, N, N, 1)
+        direction = direction * pair
+        for block, gains in zip(self.blocks, modulation, strict=True):
+            s, v, e = block(s, v, e, direction, pair, bias, gains)
+        return s, v, e, direction, member
+
+    def _level(self, x: Tensor, noise_level: Tensor, cond: Mapping[str, Tensor] | None) -> Tensor:
+        noise = noise_level.to(x)
+        parts = [noise.unsqueeze(-1), self.noise(noise)]
+        if self.label_dim:
+            parts.append(label_inputs(x, self.label_dim, cond))
+        return self.embed(torch.cat(parts, dim=-1))
+
+    def _pairs(self, position: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+        """Directions (B, N, N, 3), shorter than one, and the first pair features."""
+        gap = position.unsqueeze(1) - position.unsqueeze(2)
+        distance = (gap.square().sum(-1, keepdim=True) + 1e-12).sqrt()
+        place = torch.linspace(0, 1, self.bumps, device=s.device, dtype=s.dtype)
+        # finer where bonds are: the places are spaced evenly in the square root of the distance
+        bumps = torch.exp(-0.5 * ((distance / self.radius).sqrt() - place).mul(self.bumps).square())
+        inner = (position.unsqueeze(1) * position.unsqueeze(2)).sum(-1, keepdim=True)
+        e = self.pair_stem(torch.cat([bumps, distance, inner], dim=-1))
+        left, right = self.pair_ends(_normalise(s)).chunk(2, dim=-1)
+        return gap / (1 + distance), e + left.unsqueeze(2) + right.unsqueeze(1)
+
+
+class EquivariantTransformer(Body):
     r"""``net(x, noise_level, cond) -> (B, N, 3 + features)``; see the module for the formula.
 
     A new network returns zeros. Padding (``cond["mask"]`` false) is never read and comes out zero.
@@ -76,116 +195,29 @@ class EquivariantTransformer(nn.Module):
         torch.Size([1, 3, 5])
     """
 
-    def __init__(
-        self,
-        features: int,
-        width: int = 192,
-        depth: int = 8,
-        heads: int = 8,
-        pair_width: int = 64,
-        vectors: int = 32,
-        hidden: int = 2,
-        radius: float = 7.0,
-        bumps: int = 48,
-        label_dim: int = 0,
-    ) -> None:
-        super().__init__()
-        counts = (width, depth, heads, pair_width, vectors, hidden, bumps)
-        if (
-            min(counts) < 1
-            or min(features, label_dim) < 0
-            or width % heads
-            or pair_width % heads
-            or radius <= 0
-        ):
-            raise ValueError(
-                "EquivariantTransformer needs positive counts and radius, and width and pair_width "
-                f"that are multiples of heads, got {features=}, {width=}, {depth=}, {heads=}, "
-                f"{pair_width=}, {vectors=}, {hidden=}, {radius=}, {bumps=}, {label_dim=}"
-            )
-        self.features, self.width, self.depth, self.heads = features, width, depth, heads
-        self.pair_width, self.vectors, self.hidden = pair_width, vectors, hidden
-        self.radius, self.bumps, self.label_dim = radius, bumps, label_dim
-
-        self.noise = FourierFeatures(16)
-        inputs = 1 + 2 * self.noise.count + (label_dim + 1 if label_dim else 0)
-        embed = max(32, width // 3)
-        self.embed = nn.Sequential(nn.Linear(inputs, embed), nn.SiLU(), nn.Linear(embed, embed))
-        self.modulate = nn.Linear(embed, depth * 4 * width)
-        self.stem = nn.Linear(features + 1, width)
-        self.level = nn.Linear(embed, width)
-        self.frame = nn.Linear(1, vectors, bias=False)
-        self.pair_stem = nn.Linear(bumps + 2, pair_width)
-        self.pair_ends = nn.Linear(width, 2 * pair_width, bias=False)
-        self.blocks = nn.ModuleList(
-            _Block(width, heads, pair_width, vectors, hidden) for _ in range(depth)
-        )
-        self.head = nn.Linear(width, features + 1)
-        self.vector_head = nn.Linear(vectors, 1, bias=False)
-        self.pair_head = nn.Linear(pair_width, 1)
-        self.reset_parameters()
+    def add_heads(self) -> None:
+        self.head = nn.Linear(self.width, self.features + 1)
+        self.vector_head = nn.Linear(self.vectors, 1, bias=False)
+        self.pair_head = nn.Linear(self.pair_width, 1)
 
     def reset_parameters(self) -> None:
         """Zero output, scales near one and shifts near zero; the rest is torch's default."""
+        super().reset_parameters()
         with torch.no_grad():
             for layer in (self.head, self.vector_head, self.pair_head):
                 for parameter in layer.parameters():
                     parameter.zero_()
-            self.modulate.weight.mul_(0.5)
-            self.modulate.bias.zero_()
 
     def forward(
         self, x: Tensor, noise_level: Tensor, cond: Mapping[str, Tensor] | None = None
     ) -> Tensor:
-        if x.ndim != 3 or x.shape[2] != COORDINATES + self.features:
-            raise ValueError(
-                f"EquivariantTransformer(features={self.features}) expects x of shape "
-                f"(B, N, {COORDINATES + self.features}), got {tuple(x.shape)}"
-            )
-        asked, x = x.dtype, x.to(self.stem.weight.dtype)
-        mask = None if cond is None else cond.get("mask")
-        if mask is None:
-            mask = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
-        member = mask.to(x).unsqueeze(-1)
-        level = F.silu(self._level(x, noise_level, cond))
-        modulation = self.modulate(level).chunk(self.depth, dim=-1)
-
-        x = x * member
-        position, feature = x[..., :COORDINATES], x[..., COORDINATES:]
-        square = position.square().sum(-1, keepdim=True)
-        s = self.stem(torch.cat([feature, square], dim=-1)) + self.level(level).unsqueeze(1)
-        v = self.frame(position.unsqueeze(-1))  # (B, N, 3, V)
-        direction, e = self._pairs(position, s)
-        bias = torch.where(mask, 0.0, -1e9).to(x)[:, None, None, :]
-        pair = member.unsqueeze(1) * member.unsqueeze(2)  # (B, N, N, 1)
-        direction = direction * pair
-        for block, gains in zip(self.blocks, modulation, strict=True):
-            s, v, e = block(s, v, e, direction, pair, bias, gains)
-
+        s, v, e, direction, member = self.body(x, noise_level, cond)
         out, gate = self.head(_normalise(s)).split([self.features, 1], dim=-1)
         push = (self.pair_head(_normalise(e)) * direction).sum(2)
+        position = x[..., :COORDINATES].to(member) * member
         move = self.vector_head(_unit_scale(v)).squeeze(-1)
         out = torch.cat([move + push + gate * position, out], dim=-1)
-        return (out * member).to(asked)
-
-    def _level(self, x: Tensor, noise_level: Tensor, cond: Mapping[str, Tensor] | None) -> Tensor:
-        noise = noise_level.to(x)
-        parts = [noise.unsqueeze(-1), self.noise(noise)]
-        if self.label_dim:
-            parts.append(label_inputs(x, self.label_dim, cond))
-        return self.embed(torch.cat(parts, dim=-1))
-
-    def _pairs(self, position: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
-        """Directions (B, N, N, 3), shorter than one, and the first pair features."""
-        gap = position.unsqueeze(1) - position.unsqueeze(2)
-        distance = (gap.square().sum(-1, keepdim=True) + 1e-12).sqrt()
-        place = torch.linspace(0, 1, self.bumps, device=s.device, dtype=s.dtype)
-        # finer where bonds are: the places are spaced evenly in the square root of the distance
-        bumps = torch.exp(-0.5 * ((distance / self.radius).sqrt() - place).mul(self.bumps).square())
-        inner = (position.unsqueeze(1) * position.unsqueeze(2)).sum(-1, keepdim=True)
-        e = self.pair_stem(torch.cat([bumps, distance, inner], dim=-1))
-        left, right = self.pair_ends(_normalise(s)).chunk(2, dim=-1)
-        return gap / (1 + distance), e + left.unsqueeze(2) + right.unsqueeze(1)
+        return (out * member).to(x.dtype)
 
 
 class _Block(nn.Module):
