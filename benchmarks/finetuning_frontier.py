@@ -49,7 +49,8 @@ class Entry:
     options: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
     claims: bool = False  # whether its fixed point is p*
-    tokens: dict[str, Any] | None = None  # applies to tokens, there with these changes
+    tokens: dict[str, Any] | None = None  # applies to tokens, there with these changes of config
+    token_options: dict[str, Any] = field(default_factory=dict)  # and of options
 
     def build(self, problem: Problem) -> Finetuner:
         if self.method == "rgdm exact":
@@ -114,7 +115,8 @@ ENTRIES = (
         {},
         policy(80_000, per_round=2000, updates=30, batch_size=2048, ema_decay=0.99),
         True,
-        {},
+        {"updates": 120, "batch_size": 4096, "ema_decay": 0.995},
+        {"draws": 32},
     ),
     Entry("DRaFT with KL", "draft", {"kl": True}, {"calls": 40_000, "per_round": 1024}, True),
     Entry(
@@ -304,7 +306,8 @@ def jobs(
             if name == "chain":
                 if entry.tokens is None:
                     continue
-                entry = replace(entry, config={**entry.config, **entry.tokens})
+                options = {**entry.options, **entry.token_options}
+                entry = replace(entry, config={**entry.config, **entry.tokens}, options=options)
             if only is None or only in entry.label:
                 for seed in range(seeds if entry.claims else 1):
                     yield name, entry, seed, toy

@@ -15,6 +15,9 @@ from payoff.processes import GaussianProcess, MaskProcess, Process
 from payoff.spaces import Condition, Scalar, expand_to
 
 
+MOST_LOG_RATIO = 20.0  # of densities
+
+
 def denoising_error(
     prediction: Prediction | TokenPrediction,
     x0: Tensor,
@@ -143,9 +146,12 @@ def clipped_surrogate(
 ) -> Tensor:
     r""":math:`-\min(\rho A,\ \mathrm{clip}(\rho,1\pm\epsilon)A)`, ρ the ratio of densities.
 
+    For A < 0 nothing bounds ρ; beyond e^20 it is taken for e^20, without a gradient, so that one row
+    cannot make the loss infinite and every weight NaN.
+
     Reference: Proximal Policy Optimization Algorithms (Schulman et al., 2017).
     """
-    ratio = torch.exp(log_prob - old_log_prob)
+    ratio = torch.exp((log_prob - old_log_prob).clamp(max=MOST_LOG_RATIO))
     return -torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
 
 
@@ -160,7 +166,7 @@ def kl_masked_surrogate(
 
     Reference: Flow-DPPO (2025), after Proximal Policy Optimization.
     """
-    ratio = torch.exp(log_prob - old_log_prob)
+    ratio = torch.exp((log_prob - old_log_prob).clamp(max=MOST_LOG_RATIO))
     outward = (advantage * (ratio - 1)) > 0
     kept = ~((kl > limit) & outward)
     return -torch.where(kept, ratio * advantage, (ratio * advantage).detach())
