@@ -10,8 +10,8 @@ the set's centre and n their number,
          \tfrac1{16}\sum_i h_i,\; \lVert d\rVert]\big).
 
 The mean serves what does not grow with the set, such as an energy level, the sum what does, such as
-a heat capacity, and :math:`\lVert d\rVert` is what a dipole moment is made of: charges times places,
-plus dipoles of the atoms. All three are invariant, and so is y.
+a heat capacity, and :math:`\lVert d\rVert` is what a dipole moment is made of: charges times
+places, plus dipoles of the atoms. All three are invariant, and so is y.
 
 Reference for the last term: Equivariant Message Passing for the Prediction of Tensorial Properties
 (Schütt, Unke, Gastegger, 2021).

@@ -13,18 +13,9 @@ PARTS = ("train", "valid", "test", "first_half", "second_half")
 
 
 @dataclass
-class TrainConfig:
-    """Options of a training run. What shapes the result is kept with the checkpoint."""
+class LoopConfig:
+    """Options of every training on molecules."""
 
-    codec: str = option("united", "state space: united or all (atoms)")
-    part: str = option("train", "part of QM9: train, first_half, second_half")
-    start: str = option(
-        "", "begin from exported weights: a folder, or a shipped name; the optimiser is new"
-    )
-    width: int = option(192, "width of the network's scalars")
-    depth: int = option(8, "number of blocks")
-    pair_width: int = option(64, "width of a pair's feature")
-    vectors: int = option(32, "vector channels of a node")
     batch_size: int = option(256, "molecules a step")
     learning_rate: float = option(1e-3, "peak learning rate")
     hold: int = option(10_000, "steps at the peak rate, which then falls as 1/sqrt(step)")
@@ -32,8 +23,6 @@ class TrainConfig:
     optimizer: str = option("muon", "muon (matrices; AdamW for the rest) or adamw")
     weight_decay: float = option(0.01, "decoupled weight decay")
     gradient_clip: float = option(2.0, "largest gradient norm")
-    log_snr_mean: float = option(2.0, "centre of the noise levels trained on, in log-SNR")
-    log_snr_sd: float = option(3.0, "their standard deviation")
     seed: int = option(0, "seed of weights, batches and noise")
     precision: str = option("bf16", "of the matrix products in training: bf16 or fp32")
     compile: bool = option(True, "compile the network (a minute or two at the start)")
@@ -42,25 +31,94 @@ class TrainConfig:
     log_every: int = option(200, "steps between two readings of the loss")
     checkpoint_minutes: float = option(5.0, "minutes between two checkpoints")
     evaluate_minutes: float = option(20.0, "minutes between two evaluations; 0 = none")
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work before any time is spent."""
+        self.one_of("optimizer", ("muon", "adamw"))
+        self.one_of("precision", ("bf16", "fp32"))
+        self.at_least_one("batch_size", "hold", "warmup", "log_every")
+        self.positive("learning_rate", "gradient_clip")
+        for name in ("weight_decay", "steps", "minutes", "checkpoint_minutes", "evaluate_minutes"):
+            if not getattr(self, name) >= 0:
+                raise UserError(f"{name} must not be negative, got {getattr(self, name)}")
+
+    def one_of(self, name: str, known: tuple[str, ...]) -> None:
+        """Raise a UserError unless the option is one of these."""
+        if getattr(self, name) not in known:
+            raise UserError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
+
+    def at_least_one(self, *names: str) -> None:
+        """Raise a UserError unless these options are at least 1."""
+        for name in names:
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+    def positive(self, *names: str) -> None:
+        """Raise a UserError unless these options are above 0."""
+        for name in names:
+            if not getattr(self, name) > 0:
+                raise UserError(f"{name} must be above 0, got {getattr(self, name)}")
+
+
+@dataclass
+class TrainConfig(LoopConfig):
+    """Options of a training run. What shapes the result is kept with the checkpoint."""
+
+    codec: str = option("united", "state space: united or all (atoms)")
+    part: str = option("train", "part of QM9: train, first_half, second_half")
+    start: str = option(
+        "", "begin from exported weights: a folder, or a shipped name; the optimiser is new"
+    )
+    label: str = option(
+        "", "train p(molecule | property): alpha, gap, homo, lumo, mu or cv; empty = no label"
+    )
+    label_dropout: float = option(0.2, "share of molecules trained without their label")
+    label_noise: float = option(0.0, "noise on the labels, drawn anew, in their deviations")
+    width: int = option(192, "width of the network's scalars")
+    depth: int = option(8, "number of blocks")
+    pair_width: int = option(64, "width of a pair's feature")
+    vectors: int = option(32, "vector channels of a node")
+    log_snr_mean: float = option(2.0, "centre of the noise levels trained on, in log-SNR")
+    log_snr_sd: float = option(3.0, "their standard deviation")
     samples: int = option(500, "molecules drawn at an evaluation")
 
     def __post_init__(self) -> None:
         """Refuse what cannot work before any time is spent."""
-        for name, known in (
-            ("codec", ("united", "all")),
-            ("part", PARTS),
-            ("optimizer", ("muon", "adamw")),
-            ("precision", ("bf16", "fp32")),
-        ):
-            if getattr(self, name) not in known:
-                raise UserError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
-        sizes = ("width", "depth", "pair_width", "vectors", "batch_size", "hold", "warmup")
-        for name in (*sizes, "log_every", "samples"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("learning_rate", "gradient_clip", "log_snr_sd"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"{name} must be above 0, got {getattr(self, name)}")
-        for name in ("weight_decay", "steps", "minutes", "checkpoint_minutes", "evaluate_minutes"):
-            if not getattr(self, name) >= 0:
-                raise UserError(f"{name} must not be negative, got {getattr(self, name)}")
+        self.one_of("codec", ("united", "all"))
+        self.one_of("part", PARTS)
+        super().__post_init__()
+        self.at_least_one("width", "depth", "pair_width", "vectors", "samples")
+        self.positive("log_snr_sd")
+        if not 0 <= self.label_dropout < 1:
+            raise UserError(
+                f"label_dropout must be at least 0 and below 1, got {self.label_dropout}"
+            )
+        if not self.label_noise >= 0:
+            raise UserError(f"label_noise must not be negative, got {self.label_noise}")
+
+
+@dataclass
+class PropertyConfig(LoopConfig):
+    """Options of training a property network."""
+
+    properties: str = option("alpha", "what is learned: alpha, gap, homo, lumo, mu, cv; commas")
+    part: str = option("first_half", "part of QM9 that is learned from")
+    width: int = option(128, "width of the network's scalars")
+    depth: int = option(5, "number of blocks")
+    pair_width: int = option(48, "width of a pair's feature")
+    vectors: int = option(32, "vector channels of a node")
+    batch_size: int = option(96, "molecules a step")
+    samples: int = option(2000, "molecules of the valid part that the error is measured on; 0: all")
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work before any time is spent."""
+        self.one_of("part", PARTS)
+        super().__post_init__()
+        self.at_least_one("width", "depth", "pair_width", "vectors")
+        if not self.names or len(set(self.names)) < len(self.names):
+            raise UserError(f"properties must be different names, got {self.properties!r}")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The properties, in order."""
+        return tuple(name.strip() for name in self.properties.split(",") if name.strip())

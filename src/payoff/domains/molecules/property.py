@@ -1,0 +1,320 @@
+r"""Networks that read properties off a molecule, and two bounds that need none.
+
+A network is trained by the mean absolute error of standardised properties,
+
+.. math:: L = \frac1k\sum_j \frac{|f_j(m) - y_j|}{d_j}, \qquad
+          d_j = \operatorname{mean}|y_j - \bar y_j| ,
+
+on all atoms of the molecules, hydrogens included. As an evaluator of generators (EDM's protocol) it
+learns from ``first_half`` and is never seen by a generator, which learns from ``second_half``.
+
+    python -m payoff.domains.molecules.property --properties alpha --out runs/alpha
+
+Reference: E(3) Equivariant Diffusion for Molecule Generation in 3D (Hoogeboom, Satorras, Vignac,
+Welling, 2022), section 5.2 and appendix E.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from payoff.configs import from_dict, to_dict
+from payoff.domains.molecules.codecs import AllAtoms
+from payoff.domains.molecules.config import PropertyConfig
+from payoff.domains.molecules.loop import CHECKPOINT, MODEL, Loop
+from payoff.domains.molecules.molecule import Molecule
+from payoff.domains.molecules.qm9 import PROPERTIES, QM9, load_qm9, split
+from payoff.errors import UserError
+from payoff.nets.invariant import InvariantTransformer
+from payoff.pretrained import CONFIG, WEIGHTS, build, describe
+
+CHUNK = 256  # molecules evaluated at once
+
+
+class PropertyNet(nn.Module):
+    """Molecules to properties, in the properties' own units.
+
+    Args:
+        net: (x, cond) of all atoms to (B, k) standardised values.
+        codec: what encodes the atoms.
+        names: of the k properties.
+        location, spread: (k,) mean and mean absolute deviation of each.
+    """
+
+    location: Tensor
+    spread: Tensor
+
+    def __init__(
+        self,
+        net: InvariantTransformer,
+        codec: AllAtoms,
+        names: Sequence[str],
+        location: Tensor,
+        spread: Tensor,
+    ) -> None:
+        super().__init__()
+        if not len(names) == net.outputs == len(location) == len(spread):
+            raise ValueError(
+                f"{len(names)} names, {net.outputs} outputs, {len(location)} means and "
+                f"{len(spread)} deviations: they must be as many"
+            )
+        self.net, self.codec, self.names = net, codec, tuple(names)
+        self.register_buffer("location", location.float().clone())
+        self.register_buffer("spread", spread.float().clone())
+
+    def standardised(self, x: Tensor, mask: Tensor) -> Tensor:
+        """(B, k) of encoded atoms x (B, N, C)."""
+        found: Tensor = self.net(x, cond={"mask": mask})
+        return found
+
+    def forward(self, molecules: Sequence[Molecule | None]) -> Tensor:
+        """Properties (n, k) in their units; NaN where there is no molecule to be read.
+
+        Raises:
+            UserError: an element that the network has no feature for.
+        """
+        found = torch.full((len(molecules), len(self.names)), float("nan"))
+        there = [i for i, m in enumerate(molecules) if _readable(m)]
+        there.sort(key=lambda i: len(molecules[i] or ()))  # little padding in each chunk
+        with torch.no_grad():
+            for start in range(0, len(there), CHUNK):
+                rows = there[start : start + CHUNK]
+                x, cond = self.codec.encode([m for i in rows if (m := molecules[i]) is not None])
+                values = self.standardised(x.to(self.location), cond["mask"])
+                found[rows] = (self.location + self.spread * values).cpu()
+        return found
+
+    def save_pretrained(self, folder: str | Path, metadata: dict[str, Any] | None = None) -> Path:
+        """Write ``model.safetensors`` and ``config.json``; the weights first, each whole."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        state = {k: v.detach().contiguous().clone() for k, v in self.state_dict().items()}
+        units = [PROPERTIES[n][2] if n in PROPERTIES else "" for n in self.names]
+        config = {
+            "format": 1,
+            "property": describe(self.net),
+            "codec": dataclasses.asdict(self.codec),
+            "names": list(self.names),
+            "units": units,
+            "metadata": metadata or {},
+        }
+        save_file(state, folder / (WEIGHTS + ".tmp"), metadata={"format": "pt"})
+        os.replace(folder / (WEIGHTS + ".tmp"), folder / WEIGHTS)
+        (folder / (CONFIG + ".tmp")).write_text(json.dumps(config, indent=2) + "\n")
+        os.replace(folder / (CONFIG + ".tmp"), folder / CONFIG)
+        return folder
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> PropertyNet:
+        """The inverse of :meth:`save_pretrained`; a run folder means its ``model/``.
+
+        Raises:
+            UserError: there is no property network, or its files are damaged.
+        """
+        here = Path(folder)
+        here = here if (here / CONFIG).exists() else here / MODEL
+        try:
+            config = json.loads((here / CONFIG).read_text())
+            net = build(config["property"])
+            codec = AllAtoms(**config["codec"])
+            blank = torch.zeros(len(config["names"]))
+            made = cls(net, codec, config["names"], blank, blank)
+            made.load_state_dict(load_file(here / WEIGHTS))
+        except FileNotFoundError as error:
+            raise UserError(
+                f"{folder} holds no property network ({Path(str(error.filename)).name} is "
+                "missing): train one with python -m payoff.domains.molecules.property"
+            ) from None
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(f"{here} holds no property network that loads: {error}") from error
+        return made.eval().requires_grad_(False)
+
+
+class PropertyRun(Loop):
+    """One training run of a property network.
+
+    Args:
+        config: see :class:`~payoff.domains.molecules.config.PropertyConfig`.
+        molecules: what is learned from.
+        values: their properties (n, k), in the properties' units.
+        out: the run folder.
+        held: molecules and values (m, k) that the error is measured on, or None.
+    """
+
+    shaping = ("properties", "part", "width", "depth", "pair_width", "vectors", "batch_size")
+
+    def __init__(
+        self,
+        config: PropertyConfig,
+        molecules: Sequence[Molecule],
+        values: Tensor,
+        out: Path,
+        held: tuple[Sequence[Molecule], Tensor] | None = None,
+    ) -> None:
+        self.config, self.held = config, held
+        codec = AllAtoms.fitting(molecules)
+        self.x, cond = codec.encode(molecules)
+        self.mask = cond["mask"]
+        location, spread = standards(values)
+        self.targets = ((values.double() - location) / spread).to(self.x)
+        with torch.random.fork_rng():
+            torch.manual_seed(config.seed)
+            widths = {"pair_width": config.pair_width, "vectors": config.vectors}
+            net = InvariantTransformer(
+                codec.features, values.shape[1], config.width, config.depth, **widths
+            )
+        self.model = PropertyNet(net, codec, config.names, location, spread)
+        super().__init__(config, self.model, self.mask.sum(1), 3, out)
+        if config.compile:
+            self.model.net.compile()
+
+    def trained(self) -> nn.Module:
+        return self.model
+
+    def loss(self) -> Tensor:
+        rows, nodes = self.batches.next()
+        rows = self.together.mine(rows)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.config.precision == "bf16"):
+            found = self.model.standardised(self.x[rows, :nodes], self.mask[rows, :nodes])
+        return (found.float() - self.targets[rows]).abs().mean(1)
+
+    def averaged(self) -> PropertyNet:
+        """A frozen copy with averaged weights."""
+        model = self.frozen()
+        assert isinstance(model, PropertyNet)
+        return model
+
+    def errors(self) -> dict[str, float]:
+        """Mean absolute error on what is held out, by property, in its unit."""
+        if self.held is None:
+            return {}
+        molecules, values = self.held
+        found = (self.averaged()(molecules) - values).abs().mean(0)
+        return {f"mae_{n}": float(e) for n, e in zip(self.config.names, found, strict=True)}
+
+    def evaluate(self) -> None:
+        found = self.errors()
+        self.log(**found)
+        self.export(found)
+
+    def export(self, found: dict[str, float]) -> None:
+        """Write the averaged network to ``model/`` with what was measured on it."""
+        facts = {
+            "data": f"QM9, {self.config.part}",
+            "steps": self.step,
+            "cpu_hours": round(self.seconds / 3600, 3),
+            "training": to_dict(self.config),
+            "metrics": found,
+        }
+        self.averaged().save_pretrained(self.out / MODEL, facts)
+
+
+def standards(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and mean absolute deviation of the columns of (n, k): two (k,) in double precision."""
+    values = values.double()
+    location = values.mean(0)
+    return location, (values - location).abs().mean(0).clamp(min=1e-12)
+
+
+def naive_error(values: Tensor, *, generator: torch.Generator) -> float:
+    r"""The U-bound: the error of labels (n,) shuffled among their molecules.
+
+    In expectation :math:`\frac1{n^2}\sum_{ij}|y_i - y_j|`, Gini's mean difference.
+    """
+    order = torch.randperm(len(values), generator=generator)
+    return float((values[order] - values).double().abs().mean())
+
+
+def size_error(sizes: Tensor, values: Tensor, new_sizes: Tensor, new_values: Tensor) -> float:
+    """The #Atoms bound: the error of the best prediction from the number of atoms alone.
+
+    That is the median of the values (n,) among the molecules of one size (n,); sizes that are new
+    get the median of all.
+    """
+    guess = torch.full((int(max(sizes.max(), new_sizes.max())) + 1,), float(values.median()))
+    for size in sizes.unique():
+        guess[size] = values[sizes == size].median()
+    return float((guess.to(values)[new_sizes] - new_values).double().abs().mean())
+
+
+def train(
+    config: PropertyConfig,
+    out: Path,
+    *,
+    resume: bool = False,
+    heard: Callable[[dict[str, Any]], None] | None = None,
+) -> PropertyRun:
+    """Train on QM9 in ``out`` until the configured end, Ctrl-C or SIGTERM, and export.
+
+    Raises:
+        UserError: the folder holds another run and ``resume`` is false, or an option cannot work.
+    """
+    if (out / CHECKPOINT).exists() and not resume:
+        raise UserError(f"{out} already holds a run: add --resume to continue it")
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file: give a folder")
+    data = load_qm9()
+    molecules, values = _part(data, config, config.part, 0)
+    if config.batch_size > len(molecules):
+        raise UserError(
+            f"batch_size {config.batch_size} is more than the {len(molecules)} molecules"
+        )
+    held = _part(data, config, "valid", config.samples)
+    try:
+        run = PropertyRun(config, molecules, values, out, held)
+    except ValueError as error:  # the network's own rules, such as widths by the heads
+        raise UserError(str(error)) from error
+    if (out / CHECKPOINT).exists():
+        run.load()
+    run.heard = heard
+    out.mkdir(parents=True, exist_ok=True)
+    run.until_stopped()
+    if run.together.first:
+        run.evaluate()
+    return run
+
+
+def _part(data: QM9, config: PropertyConfig, part: str, most: int) -> tuple[list[Molecule], Tensor]:
+    """Molecules and properties (n, k) of a part; the first ``most``, 0 = all."""
+    rows = split(part, len(data))
+    rows = rows[:most] if most else rows
+    columns = [data.column(name)[rows] for name in config.names]
+    return data.molecules(rows), torch.stack(columns, dim=1)
+
+
+def _readable(molecule: Molecule | None) -> bool:
+    return molecule is not None and len(molecule) > 0 and bool(molecule.positions.isfinite().all())
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command; every option of :class:`PropertyConfig` is a flag."""
+    parser = argparse.ArgumentParser(prog="python -m payoff.domains.molecules.property")
+    parser.add_argument("--out", type=Path, required=True, help="run folder")
+    parser.add_argument("--resume", action="store_true", help="continue the run in the folder")
+    for field in dataclasses.fields(PropertyConfig):
+        kind: Any = type(field.default)
+        action = {"action": argparse.BooleanOptionalAction} if kind is bool else {"type": kind}
+        flag = "--" + field.name.replace("_", "-")
+        parser.add_argument(flag, default=field.default, help=field.metadata["help"], **action)
+    given = vars(parser.parse_args(arguments))
+    out, resume = given.pop("out"), given.pop("resume")
+    try:
+        train(from_dict(PropertyConfig, given), out, resume=resume)
+    except UserError as error:
+        parser.exit(2, f"{error}\n")
+
+
+if __name__ == "__main__":
+    main()
