@@ -30,8 +30,11 @@ from payoff.commands import (
     preferred,
     with_options,
 )
+from payoff.domains.molecules.config import DATA_SET
 from payoff.errors import UserError
 from payoff.experiments.design.config import PRESETS, DesignConfig
+from payoff.experiments.molecules.config import refuse_others
+from payoff.experiments.molecules.design_config import OfDesignedMolecules
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -47,9 +50,11 @@ STOPPED = 130  # exit code after Ctrl-C or SIGTERM
 
 
 @app.command()
-@with_options(DesignConfig)
+@with_options(DesignConfig, OfDesignedMolecules)
 def design(
-    source: Annotated[str, typer.Argument(help="a CSV, TSV or Parquet table, or: airfoils")],
+    source: Annotated[
+        str, typer.Argument(help="a CSV, TSV or Parquet table, or: airfoils, or molecules: qm9")
+    ],
     options: dict[str, Any],
     given: set[str],
     out: Out = None,
@@ -59,7 +64,12 @@ def design(
     quiet: Quiet = False,
 ) -> None:
     """Propose designs with a better score that still look like the data."""
-    options = preferred(options, given, preset, PRESETS)
+    if source == DATA_SET:
+        flags = {"resume": resume, "overwrite": overwrite, "quiet": quiet}
+        commands.design_molecules(source, options, given, out, preset, **flags)
+        return
+    refuse_others(given, DesignConfig, what="a table: it is for molecules")
+    options = commands.of(DesignConfig, preferred(options, given, preset, PRESETS))
     config = DesignConfig(source=source, **options)
     folder = out if out is not None else free_folder(source, resume)
 

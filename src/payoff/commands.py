@@ -22,6 +22,8 @@ from payoff.experiments.compare.config import CompareConfig
 from payoff.experiments.finetune.config import PRESETS, TuneConfig
 from payoff.experiments.molecules.config import PRESETS as MOLECULE_PRESETS
 from payoff.experiments.molecules.config import MoleculeConfig, OfMolecules, refuse_others
+from payoff.experiments.molecules.design_config import PRESETS as DESIGN_PRESETS
+from payoff.experiments.molecules.design_config import MoleculeDesignConfig
 from payoff.experiments.steer.config import PRESETS as STEER_PRESETS
 from payoff.experiments.steer.config import SteerConfig
 from payoff.finetuning.config import FinetuneConfig
@@ -120,8 +122,8 @@ def finetune(
         return
     refuse_others(given, TuneConfig, FinetuneConfig, what="a table: it is for molecules")
     options = preferred(options, given, preset, PRESETS)
-    config = TuneConfig(source=source, **_of(TuneConfig, options))
-    loop = FinetuneConfig(**_of(FinetuneConfig, options))
+    config = TuneConfig(source=source, **of(TuneConfig, options))
+    loop = FinetuneConfig(**of(FinetuneConfig, options))
     folder = out if out is not None else free_folder(f"{Path(source).stem}-{config.method}", resume)
 
     from payoff.experiments.finetune import finetune as run
@@ -144,8 +146,8 @@ def _finetune_molecules(
     """``payoff finetune`` where the source is a model of molecules."""
     refuse_others(given, MoleculeConfig, FinetuneConfig, what="molecules: it is for tables")
     options = preferred(options, given, preset, MOLECULE_PRESETS)
-    config = MoleculeConfig(source=source, **_of(MoleculeConfig, options))
-    loop = FinetuneConfig(**_of(FinetuneConfig, options))
+    config = MoleculeConfig(source=source, **of(MoleculeConfig, options))
+    loop = FinetuneConfig(**of(FinetuneConfig, options))
     stem = f"{Path(source).resolve().name}-{config.method}"
     folder = out if out is not None else free_folder(stem, flags["resume"])
 
@@ -156,6 +158,31 @@ def _finetune_molecules(
     print(f"molecules: {folder / 'designs.sdf'} ({len(frame)})")
     print(f"history: {folder / 'history.csv'}")
     _report(folder)
+
+
+def design_molecules(
+    source: str,
+    options: dict[str, Any],
+    given: set[str],
+    out: Path | None,
+    preset: str,
+    **flags: bool,
+) -> None:
+    """``payoff design`` where the source is a data set of molecules."""
+    refuse_others(given, MoleculeDesignConfig, what="molecules: it is for tables")
+    # defaults are the molecules' own, where the user set nothing
+    options = {k: v for k, v in options.items() if k in given}
+    options = preferred(options, given, preset, DESIGN_PRESETS)
+    config = MoleculeDesignConfig(source=source, **options)
+    stem = f"{source}-{config.score}"
+    folder = out if out is not None else free_folder(stem, flags["resume"])
+
+    from payoff.experiments.molecules.design import design as run
+
+    CONTINUE[:] = continuing(sys.argv[1:], folder, out is not None)
+    frame = run(config, folder, **flags)
+    print(f"molecules: {folder / 'designs.sdf'} ({len(frame)})")
+    print(f"table: {folder / 'designs.csv'}")
 
 
 @with_options(SteerConfig)
@@ -291,7 +318,7 @@ def preferred(
     return options | {k: v for k, v in presets[preset].items() if k not in given}
 
 
-def _of(config: type, options: dict[str, Any]) -> dict[str, Any]:
+def of(config: type, options: dict[str, Any]) -> dict[str, Any]:
     """Those of the options that are the dataclass's."""
     names = {field.name for field in dataclasses.fields(config)}
     return {k: v for k, v in options.items() if k in names}

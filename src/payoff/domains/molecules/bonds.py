@@ -53,7 +53,7 @@ def bond_orders(numbers: Tensor, positions: Tensor) -> Tensor:
         numbers: atomic numbers (n,); elements that are not in the table have no bonds.
         positions: in Å (n, 3).
     """
-    table = _table().to(positions)
+    table = distance_table().to(positions)
     known = numbers.clamp(max=table.shape[-1] - 1)
     limit = table[:, known[:, None], known[None, :]]  # (3, n, n)
     gap = positions.unsqueeze(0) - positions.unsqueeze(1)
@@ -103,7 +103,7 @@ def _beyond_table(numbers: Tensor, positions: Tensor) -> Tensor:
 
 
 @cache
-def _table() -> Tensor:
+def distance_table() -> Tensor:
     """Largest distances of a single, double and triple bond: (3, 10, 10), 0 where there is none."""
     table = torch.zeros(3, 11, 11, dtype=torch.float64)  # the last row is for unknown elements
     for k, (lengths, margin) in enumerate(zip((SINGLE, DOUBLE, TRIPLE), MARGINS, strict=True)):

@@ -70,7 +70,7 @@ class TrainConfig(LoopConfig):
         "", "begin from exported weights: a folder, or a shipped name; the optimiser is new"
     )
     label: str = option(
-        "", "train p(molecule | property): alpha, gap, homo, lumo, mu or cv; empty = no label"
+        "", "learn molecules given a property: alpha, gap, homo, lumo, mu or cv; empty = no label"
     )
     label_dropout: float = option(0.2, "share of molecules trained without their label")
     label_noise: float = option(0.0, "noise on the labels, drawn anew, in their deviations")

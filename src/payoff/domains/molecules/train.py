@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from payoff.configs import from_dict, to_dict
-from payoff.denoisers import NetDenoiser
+from payoff.denoisers import Denoiser, NetDenoiser
 from payoff.domains.molecules.codecs import CODECS
 from payoff.domains.molecules.config import TrainConfig
 from payoff.domains.molecules.evaluate import evaluate
@@ -165,7 +165,10 @@ class Run(Loop):
         Raises:
             UserError: there are none, or they are of another network.
         """
-        found = from_pretrained(name)
+        self.begin_from_denoiser(from_pretrained(name), name)
+
+    def begin_from_denoiser(self, found: Denoiser, name: str) -> None:
+        """:meth:`begin_from` with weights that are loaded already, called ``name`` in messages."""
         mine, theirs = describe(self.denoiser), describe(found)
         state = dict(found.state_dict())
         if self.labels is not None and "net" in theirs and not theirs["net"].get("label_dim"):

@@ -1,0 +1,163 @@
+"""Molecules designed from few labels: what is learned, asked for, left behind and refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from experiments.design_runs import call, files
+from molecule_models import need_qm9, trained
+from payoff.domains.molecules.features import features
+from payoff.domains.molecules.loop import Loop
+from payoff.domains.molecules.molecule import Molecule
+from payoff.domains.molecules.qm9 import load_qm9, split
+from payoff.errors import UserError
+from payoff.experiments.molecules import design as job
+from payoff.experiments.molecules.design_config import MoleculeDesignConfig
+from payoff.experiments.progress import Reporter
+from payoff.pretrained import from_pretrained
+
+TINY = {
+    **{"score": "alpha", "aim": 80.0, "labelled": 0.2, "count": 6, "steps": 4, "batch_size": 16},
+    **{"width": 16, "depth": 1, "sampler_steps": 3, "reward": "ridge", "base": "none"},
+}
+
+
+@pytest.fixture(autouse=True)
+def _few(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Four hundred molecules stand for a part, and an empty folder for the user's."""
+    need_qm9()
+    monkeypatch.setattr(job, "split", lambda name, size: split("train", size)[:400])
+    monkeypatch.chdir(tmp_path)
+
+
+def test_features_do_not_change_with_motions_and_order() -> None:
+    molecules = load_qm9().molecules(split("test")[:30])
+    turn = -torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(0)))[0]
+    moved = [Molecule(m.numbers.flip(0), m.positions.flip(0) @ turn + 2.0) for m in molecules]
+    assert torch.allclose(features(molecules), features(moved), atol=1e-3)
+    alone = torch.cat([features([m]) for m in molecules])
+    assert torch.allclose(features(molecules), alone, atol=1e-9)
+
+
+def test_features_count_what_they_say() -> None:
+    """Water: three atoms, two O–H bonds, one oxygen with two hydrogens."""
+    water = Molecule(
+        torch.tensor([8, 1, 1]),
+        torch.tensor([[0.0, 0.0, 0.0], [0.757, 0.586, 0.0], [-0.757, 0.586, 0.0]]),
+    )
+    row = features([water])[0]
+    assert row[:5].tolist() == [2, 0, 0, 1, 0]
+    assert float(row[5:20].sum()) == 2  # single bonds
+    assert float(row[20:50].sum()) == 0  # double, triple
+    carry = row[65:81].reshape(4, 4)
+    assert carry[2, 2] == 1
+    assert carry.sum() == 1
+
+
+def test_few_labels_tell_more_than_the_number_of_atoms() -> None:
+    """Hidden labels are predicted, though a fifth is all that is learned from."""
+    from payoff.domains.molecules.property import size_error
+
+    setting = job.make_setting(MoleculeDesignConfig(**TINY))
+    known = setting.labels.isfinite()
+    assert int(known.sum()) == 80
+    data = load_qm9()
+    rows = split("train")[:400]
+    truth = data.column("alpha")[rows].double()
+    _, summary, pseudo = job.learn(setting, MoleculeDesignConfig(**TINY), Reporter(True))
+    error = float((pseudo - truth)[~known].abs().mean())
+    sizes = data.sizes[rows]
+    assert error < size_error(sizes[known], truth[known], sizes[~known], truth[~known])
+    assert summary["chosen"] == "ridge"
+
+
+def test_noise_on_labels_has_the_stated_size() -> None:
+    config = MoleculeDesignConfig(**{**TINY, "labelled": 1.0, "noise": 0.5})
+    truth = load_qm9().column("alpha")[split("train")[:400]].double()
+    noise = job.make_setting(config).labels - truth
+    assert float(noise.std() / truth.std()) == pytest.approx(0.5, rel=0.1)
+
+
+def test_sizes_are_those_of_molecules_near_the_aim() -> None:
+    pseudo = torch.linspace(0, 100, 10_000)
+    assert len(job.near(pseudo, 30.0)) == 100
+    assert (pseudo[job.near(pseudo, 30.0)] - 30).abs().max() < 0.6
+    assert float(pseudo[job.near(pseudo, 1e6)].min()) > 98.9
+
+
+def test_the_command_leaves_molecules_and_a_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = [f"--{k.replace('_', '-')}={v}" for k, v in TINY.items()]
+    assert call(monkeypatch, "design", "qm9", *words, "--out", "run", "--quiet") == 0
+    out = Path("run")
+    left = {"designs.csv", "designs.sdf", "run.json", "request.json"}
+    assert left <= {Path(f).name for f in files(out)}
+    assert not (out / "state").exists()
+    record = json.loads((out / "run.json").read_text())
+    assert (record["kind"], record["domain"]) == ("design", "molecules")
+    assert record["data"]["labelled"] == 80
+    frame = pl.read_csv(out / "designs.csv")
+    assert len(frame) == 6
+    assert {"smiles", "predicted", "valid", "stable"} <= set(frame.columns)
+    assert from_pretrained(out / "model").net.label_dim == 1
+
+
+def test_a_stopped_run_goes_on_to_the_same_molecules(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = MoleculeDesignConfig(**TINY)
+    whole = job.design(config, "whole", quiet=True)
+    update = Loop.update
+
+    def interrupted(self):
+        found = update(self)
+        if self.step == 2:
+            self.stopped = self.interrupted = True
+        return found
+
+    monkeypatch.setattr(Loop, "update", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        job.design(config, "parts", quiet=True)
+    assert not Path("parts/designs.csv").exists()
+    monkeypatch.setattr(Loop, "update", update)
+    with pytest.raises(UserError, match=r"it was started with aim = 80\.0"):
+        job.design(MoleculeDesignConfig(**{**TINY, "aim": 70.0}), "parts", resume=True, quiet=True)
+    parts = job.design(config, "parts", resume=True, quiet=True)
+    assert parts.equals(whole)
+    assert Path("parts/designs.sdf").read_text() == Path("whole/designs.sdf").read_text()
+
+
+def test_it_begins_with_the_base_and_guidance_changes_samples(tmp_path: Path) -> None:
+    base = trained(tmp_path / "base", steps=4)
+    found = {}
+    for weight in (0.0, 3.0):
+        config = MoleculeDesignConfig(
+            **{**TINY, "base": str(base), "guidance": weight, "aim": 120.0, "learning_rate": 3e-3}
+        )
+        found[weight] = job.design(config, f"run{weight}", quiet=True)
+        net = from_pretrained(f"run{weight}/model").net
+        assert (net.width, net.depth) == (32, 1)  # the base's, not the option's
+    assert not np.array_equal(found[0.0]["predicted"], found[3.0]["predicted"])
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("design qm9", "which property? Name it with --score"),
+        ("design qm9 --score beta --aim 1", "QM9 has no property 'beta'"),
+        ("design qm9 --score alpha", "molecules need an --aim"),
+        ("design qm9 --score alpha --aim 90 --labelled 0.01", "at least 20 are needed"),
+        ("design qm9 --score alpha --aim 90 --base nowhere", "there is no model 'nowhere'"),
+        ("design qm9 --score alpha --aim 90 --support 2", "--support does not apply to molecules"),
+        ("design airfoils --base qm9", "--base does not apply to a table"),
+    ],
+)
+def test_mistakes_are_one_message_and_nothing_is_left(
+    command, message, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, *command.split()) == 2
+    assert message in capsys.readouterr().err
+    assert not files(Path())
