@@ -1,0 +1,34 @@
+"""The table of a model's molecules at toy size: a row each, shares that agree with the samples."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from molecule_models import need_qm9, trained
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+
+
+def test_a_row_for_every_setting_and_the_same_shares_again(tmp_path, capsys, monkeypatch) -> None:
+    need_qm9()
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import molecule_quality
+
+    folder = trained(tmp_path / "model", steps=3)
+    told = [str(folder), "--samples", "6", "--steps", "2", "3", "--precision", "fp32", "bf16"]
+    tables = []
+    for _ in range(2):
+        molecule_quality.main([*told, "--samplers", "multistep", "ancestral"])
+        head, rule, *rows = capsys.readouterr().out.splitlines()
+        assert {line.count("|") for line in (head, rule, *rows)} == {head.count("|")}
+        assert len(rows) == 2 * 2 * 2
+        tables.append([row.split("|")[:-2] for row in rows])  # all but the speed
+    assert tables[0] == tables[1]
+    shares = [float(cell.split("±")[0]) for row in tables[0] for cell in row[4:]]
+    assert all(0 <= share <= 100 for share in shares)
+    with pytest.raises(SystemExit):
+        molecule_quality.main([str(folder), "--samplers", "none"])
+    del sys.modules["molecule_quality"]
