@@ -183,6 +183,7 @@ def design_molecules(
     frame = run(config, folder, **flags)
     print(f"molecules: {folder / 'designs.sdf'} ({len(frame)})")
     print(f"table: {folder / 'designs.csv'}")
+    _report(folder)
 
 
 @with_options(SteerConfig)

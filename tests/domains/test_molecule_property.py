@@ -15,6 +15,7 @@ from payoff.domains.molecules.molecule import Molecule
 from payoff.domains.molecules.property import (
     PropertyNet,
     PropertyRun,
+    errors_on,
     naive_error,
     size_error,
     standards,
@@ -134,6 +135,9 @@ def test_saved_and_loaded_it_says_the_same(tmp_path: Path, monkeypatch: pytest.M
     assert torch.equal(loaded(molecules), run.averaged()(molecules))
     error = (loaded(run.held[0]) - run.held[1]).abs().mean(0)
     assert run.errors()["mae_gap"] == pytest.approx(float(error[1]))
+    assert errors_on(loaded, "valid", 20) == pytest.approx(
+        {name: run.errors()[f"mae_{name}"] for name in loaded.names}
+    )
     with pytest.raises(UserError, match="add --resume"):
         train(PropertyConfig(**{**SMALL, "steps": 4}), out)
     (out / MODEL / "config.json").write_text("{")

@@ -95,12 +95,15 @@ def test_the_command_leaves_molecules_and_a_record(monkeypatch: pytest.MonkeyPat
     words = [f"--{k.replace('_', '-')}={v}" for k, v in TINY.items()]
     assert call(monkeypatch, "design", "qm9", *words, "--out", "run", "--quiet") == 0
     out = Path("run")
-    left = {"designs.csv", "designs.sdf", "run.json", "request.json"}
+    left = {"designs.csv", "designs.sdf", "run.json", "request.json", "report.html"}
     assert left <= {Path(f).name for f in files(out)}
     assert not (out / "state").exists()
     record = json.loads((out / "run.json").read_text())
     assert (record["kind"], record["domain"]) == ("design", "molecules")
     assert record["data"]["labelled"] == 80
+    assert "--score alpha" in " ".join(record["command"])
+    page = (out / "report.html").read_text()
+    assert "learned from 80 labels among 400 molecules" in page
     frame = pl.read_csv(out / "designs.csv")
     assert len(frame) == 6
     assert {"smiles", "predicted", "valid", "stable"} <= set(frame.columns)

@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 from payoff.errors import UserError
-from payoff.report import compare, design, finetune, steer
-from payoff.report.recorded import REPORT, kind_of
+from payoff.report import compare, design, finetune, molecule_design, steer
+from payoff.report.recorded import REPORT, kind_of, read_record
 from payoff.report.run import load
 
 
@@ -33,6 +33,8 @@ def build(run_folder: str | Path) -> Path:
         page = steer.page(steer.load(folder))
     elif kind == "compare":
         page = compare.page(compare.load(folder))
+    elif read_record(folder).get("domain") == "molecules":
+        page = molecule_design.page(molecule_design.load(folder))
     else:
         page = design.page(load(folder))
     target = folder / REPORT

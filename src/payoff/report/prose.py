@@ -145,7 +145,7 @@ def chosen_candidate(run: DesignRun) -> dict[str, object] | None:
     return None
 
 
-def candidates(run: DesignRun) -> list[dict[str, object]]:
+def candidates(run: Recorded) -> list[dict[str, object]]:
     """The rows of the cross-validation table."""
     listed = run.get("reward", "candidates")
     return [c for c in listed if isinstance(c, dict)] if isinstance(listed, list) else []

@@ -96,7 +96,7 @@ def top_designs(run: DesignRun) -> str:
     )
 
 
-def reward_candidates(run: DesignRun) -> str:
+def reward_candidates(run: Recorded) -> str:
     """The cross-validation table, with the chosen candidate marked."""
     rows = []
     for candidate in candidates(run):

@@ -200,9 +200,7 @@ class PropertyRun(Loop):
         """Mean absolute error on what is held out, by property, in its unit."""
         if self.held is None:
             return {}
-        molecules, values = self.held
-        found = (self.averaged()(molecules) - values).abs().mean(0)
-        return {f"mae_{n}": float(e) for n, e in zip(self.config.names, found, strict=True)}
+        return {f"mae_{k}": v for k, v in errors(self.averaged(), *self.held).items()}
 
     def evaluate(self) -> None:
         found = self.errors()
@@ -219,6 +217,22 @@ class PropertyRun(Loop):
             "metrics": found,
         }
         self.averaged().save_pretrained(self.out / MODEL, facts)
+
+
+def errors(
+    net: PropertyNet, molecules: Sequence[Molecule | None], values: Tensor
+) -> dict[str, float]:
+    """Mean absolute error of each property, in its unit, on molecules whose values are (n, k)."""
+    found = (net(molecules) - values).abs().mean(0)
+    return {name: float(error) for name, error in zip(net.names, found, strict=True)}
+
+
+def errors_on(net: PropertyNet, part: str, most: int = 0) -> dict[str, float]:
+    """:func:`errors` on a part of QM9, or its first ``most`` molecules.
+
+    On ``second_half`` this is EDM's L-bound for a network that learned from ``first_half``.
+    """
+    return errors(net, *_part(load_qm9(), net.names, part, most))
 
 
 def standards(values: Tensor) -> tuple[Tensor, Tensor]:
@@ -266,12 +280,12 @@ def train(
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file: give a folder")
     data = load_qm9()
-    molecules, values = _part(data, config, config.part, 0)
+    molecules, values = _part(data, config.names, config.part, 0)
     if config.batch_size > len(molecules):
         raise UserError(
             f"batch_size {config.batch_size} is more than the {len(molecules)} molecules"
         )
-    held = _part(data, config, "valid", config.samples)
+    held = _part(data, config.names, "valid", config.samples)
     try:
         run = PropertyRun(config, molecules, values, out, held)
     except ValueError as error:  # the network's own rules, such as widths by the heads
@@ -286,11 +300,11 @@ def train(
     return run
 
 
-def _part(data: QM9, config: PropertyConfig, part: str, most: int) -> tuple[list[Molecule], Tensor]:
+def _part(data: QM9, names: Sequence[str], part: str, most: int) -> tuple[list[Molecule], Tensor]:
     """Molecules and properties (n, k) of a part; the first ``most``, 0 = all."""
     rows = split(part, len(data))
     rows = rows[:most] if most else rows
-    columns = [data.column(name)[rows] for name in config.names]
+    columns = [data.column(name)[rows] for name in names]
     return data.molecules(rows), torch.stack(columns, dim=1)
 
 

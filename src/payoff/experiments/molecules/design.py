@@ -33,6 +33,7 @@ from payoff.domains.molecules.molecule import Molecule
 from payoff.domains.molecules.qm9 import PROPERTIES, load_qm9, split
 from payoff.domains.molecules.train import Run
 from payoff.errors import UserError
+from payoff.experiments.finetune.record import changed, spelled
 from payoff.experiments.machine import threads
 from payoff.experiments.molecules.design_config import MoleculeDesignConfig
 from payoff.experiments.molecules.setting import is_stable
@@ -342,6 +343,9 @@ def _record(
     error = (frame["predicted"] - config.aim).abs().mean()
     return {
         "kind": "design",
+        "command": spelled(
+            "design", config.source, [c for c in changed(config) if c[0] != "source"], out
+        ),
         "domain": "molecules",
         "name": f"{config.source}: {config.score}",
         "seed": config.seed,
