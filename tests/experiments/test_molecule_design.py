@@ -91,7 +91,9 @@ def test_sizes_are_those_of_molecules_near_the_aim() -> None:
     assert float(pseudo[job.near(pseudo, 1e6)].min()) > 98.9
 
 
-def test_the_command_leaves_molecules_and_a_record(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_leaves_molecules_and_a_record(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = [f"--{k.replace('_', '-')}={v}" for k, v in TINY.items()]
     assert call(monkeypatch, "design", "qm9", *words, "--out", "run", "--quiet") == 0
     out = Path("run")
@@ -108,6 +110,8 @@ def test_the_command_leaves_molecules_and_a_record(monkeypatch: pytest.MonkeyPat
     assert len(frame) == 6
     assert {"smiles", "predicted", "valid", "stable"} <= set(frame.columns)
     assert from_pretrained(out / "model").net.label_dim == 1
+    assert call(monkeypatch, "sample", "run") == 2
+    assert "drawn at its aim" in capsys.readouterr().err
 
 
 def test_a_stopped_run_goes_on_to_the_same_molecules(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,6 +54,11 @@ def sample(
     if not 0 <= seed < 2**31:
         raise UserError(f"--seed must be at least 0 and below 2^31, got {seed}")
     record = _record(Path(name))
+    if record.get("kind") == "design":  # its model without a label would draw any molecule
+        raise UserError(
+            f"{name} is a run of payoff design, whose molecules are drawn at its aim: draw more "
+            f"with another --count, the same options and another --out (see {RECORD})"
+        )
     model = MoleculeModel.load(name)
     kind, default, own = _sampling(record, Path(name))
     reporter = Reporter(quiet)
