@@ -1,4 +1,4 @@
-"""The invariant regressor: no motion, order or padding changes it, and the body is the denoiser's."""
+"""The invariant regressor: no motion, order or padding changes it; the body is the denoiser's."""
 
 from __future__ import annotations
 

@@ -14,7 +14,6 @@ from payoff.predictions import Prediction, TokenPrediction
 from payoff.processes import GaussianProcess, MaskProcess, Process
 from payoff.spaces import Condition, Scalar, expand_to
 
-
 MOST_LOG_RATIO = 20.0  # of densities
 
 
@@ -146,8 +145,8 @@ def clipped_surrogate(
 ) -> Tensor:
     r""":math:`-\min(\rho A,\ \mathrm{clip}(\rho,1\pm\epsilon)A)`, ρ the ratio of densities.
 
-    For A < 0 nothing bounds ρ; beyond e^20 it is taken for e^20, without a gradient, so that one row
-    cannot make the loss infinite and every weight NaN.
+    For A < 0 nothing bounds ρ; beyond e^20 it is taken for e^20, without a gradient, so that one
+    row cannot make the loss infinite and every weight NaN.
 
     Reference: Proximal Policy Optimization Algorithms (Schulman et al., 2017).
     """
