@@ -11,7 +11,9 @@ for hidden layers in neural networks (Jordan et al., 2024).
 
 from __future__ import annotations
 
+import argparse
 import copy
+import dataclasses
 import json
 import math
 import signal
@@ -25,10 +27,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from payoff.configs import to_dict
+from payoff.configs import from_dict, to_dict
 from payoff.domains.molecules.batches import Batches
 from payoff.domains.molecules.config import LoopConfig
 from payoff.domains.molecules.together import Together
+from payoff.errors import UserError
 from payoff.training.checkpoints import check_same, load_checkpoint, save_checkpoint
 
 CHECKPOINT, LOG, MODEL = "checkpoint.pt", "log.jsonl", "model"
@@ -216,3 +219,23 @@ def _optimizers(denoiser: nn.Module, config: LoopConfig) -> list[torch.optim.Opt
         muon = torch.optim.Muon(matrices, adjust_lr_fn="match_rms_adamw", **settings)
         found.append(muon)
     return found
+
+
+def command(
+    module: str, options: type, train: Callable[..., Any], arguments: list[str] | None
+) -> None:
+    """``python -m MODULE``: ``train(options, out, resume=)`` with every option as a flag."""
+    parser = argparse.ArgumentParser(prog=f"python -m {module}")
+    parser.add_argument("--out", type=Path, required=True, help="run folder")
+    parser.add_argument("--resume", action="store_true", help="continue the run in the folder")
+    for field in dataclasses.fields(options):
+        kind: Any = type(field.default)
+        action = {"action": argparse.BooleanOptionalAction} if kind is bool else {"type": kind}
+        flag = "--" + field.name.replace("_", "-")
+        parser.add_argument(flag, default=field.default, help=field.metadata["help"], **action)
+    given = vars(parser.parse_args(arguments))
+    out, resume = given.pop("out"), given.pop("resume")
+    try:
+        train(from_dict(options, given), out, resume=resume)
+    except UserError as error:
+        parser.exit(2, f"{error}\n")

@@ -16,7 +16,6 @@ Welling, 2022), section 5.2 and appendix E.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import os
@@ -28,10 +27,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from payoff.configs import from_dict, to_dict
+from payoff.configs import to_dict
 from payoff.domains.molecules.codecs import AllAtoms
 from payoff.domains.molecules.config import PropertyConfig
-from payoff.domains.molecules.loop import CHECKPOINT, MODEL, Loop
+from payoff.domains.molecules.loop import CHECKPOINT, MODEL, Loop, command
 from payoff.domains.molecules.molecule import Molecule
 from payoff.domains.molecules.qm9 import PROPERTIES, QM9, load_qm9, split
 from payoff.errors import UserError
@@ -314,20 +313,7 @@ def _readable(molecule: Molecule | None) -> bool:
 
 def main(arguments: list[str] | None = None) -> None:
     """The command; every option of :class:`PropertyConfig` is a flag."""
-    parser = argparse.ArgumentParser(prog="python -m payoff.domains.molecules.property")
-    parser.add_argument("--out", type=Path, required=True, help="run folder")
-    parser.add_argument("--resume", action="store_true", help="continue the run in the folder")
-    for field in dataclasses.fields(PropertyConfig):
-        kind: Any = type(field.default)
-        action = {"action": argparse.BooleanOptionalAction} if kind is bool else {"type": kind}
-        flag = "--" + field.name.replace("_", "-")
-        parser.add_argument(flag, default=field.default, help=field.metadata["help"], **action)
-    given = vars(parser.parse_args(arguments))
-    out, resume = given.pop("out"), given.pop("resume")
-    try:
-        train(from_dict(PropertyConfig, given), out, resume=resume)
-    except UserError as error:
-        parser.exit(2, f"{error}\n")
+    command("payoff.domains.molecules.property", PropertyConfig, train, arguments)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ Several processes share the work where ``torchrun`` or ``accelerate launch`` sta
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import time
 from collections.abc import Callable
@@ -29,12 +28,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from payoff.configs import from_dict, to_dict
+from payoff.configs import to_dict
 from payoff.denoisers import Denoiser, NetDenoiser
 from payoff.domains.molecules.codecs import CODECS
 from payoff.domains.molecules.config import TrainConfig
 from payoff.domains.molecules.evaluate import evaluate
-from payoff.domains.molecules.loop import CHECKPOINT, GAMMA, LOG, MODEL, Loop
+from payoff.domains.molecules.loop import CHECKPOINT, GAMMA, LOG, MODEL, Loop, command
 from payoff.domains.molecules.qm9 import load_qm9, split
 from payoff.errors import UserError
 from payoff.nets.equivariant import EquivariantTransformer
@@ -251,20 +250,7 @@ def train(
 
 def main(arguments: list[str] | None = None) -> None:
     """The command; every option of :class:`TrainConfig` is a flag."""
-    parser = argparse.ArgumentParser(prog="python -m payoff.domains.molecules.train")
-    parser.add_argument("--out", type=Path, required=True, help="run folder")
-    parser.add_argument("--resume", action="store_true", help="continue the run in the folder")
-    for field in dataclasses.fields(TrainConfig):
-        kind: Any = type(field.default)
-        action = {"action": argparse.BooleanOptionalAction} if kind is bool else {"type": kind}
-        flag = "--" + field.name.replace("_", "-")
-        parser.add_argument(flag, default=field.default, help=field.metadata["help"], **action)
-    given = vars(parser.parse_args(arguments))
-    out, resume = given.pop("out"), given.pop("resume")
-    try:
-        train(from_dict(TrainConfig, given), out, resume=resume)
-    except UserError as error:
-        parser.exit(2, f"{error}\n")
+    command("payoff.domains.molecules.train", TrainConfig, train, arguments)
 
 
 if __name__ == "__main__":
