@@ -118,7 +118,7 @@ def test_impossible_arguments_are_errors() -> None:
     with pytest.raises(ValueError, match="grid"):
         DDIM(LAW, (1,), 3, "even")
     with pytest.raises(ValueError, match="eta"):
-        DDIM(LAW, (1,), 3, eta=1.5)
+        DDIM(LAW, (1,), 3, eta=-0.5)
 
 
 def test_a_noise_floor_gives_every_transition_a_density() -> None:

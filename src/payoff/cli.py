@@ -102,8 +102,12 @@ def sample(
     seed: Annotated[int, typer.Option("--seed", help="another seed gives other designs")] = 1,
     steps: Annotated[
         int | None,
-        typer.Option("--steps", help="molecules only: steps of the sampler; default: 50"),
+        typer.Option("--steps", help="molecules only: steps of the sampler; default: 40"),
     ] = None,
+    products: Annotated[
+        str,
+        typer.Option("--products", help="molecules only: matrix products in auto, bf16 or fp32"),
+    ] = "auto",
     out: Annotated[
         Path | None,
         typer.Option(
@@ -118,7 +122,8 @@ def sample(
     if draws_molecules(run):
         if aim is not None:
             raise UserError("--aim is for runs of payoff design, not for models of molecules")
-        commands.sample_molecules(run, count=count, seed=seed, steps=steps, out=out, quiet=quiet)
+        how = {"steps": steps, "kind": products}
+        commands.sample_molecules(run, count=count, seed=seed, **how, out=out, quiet=quiet)
         return
     if not run.exists() and len(run.parts) == 1:
         from payoff.pretrained import shipped
@@ -129,26 +134,7 @@ def sample(
         )
     if steps is not None:
         raise UserError("--steps is for models of molecules; a run's designs are drawn as it drew")
-    if out is not None and out.is_dir():
-        raise UserError(f"--out {out} is a folder: give a CSV file")
-    if out is not None and not out.parent.is_dir():
-        raise UserError(f"--out {out}: there is no folder {out.parent}")
-
-    from payoff.experiments.again import sample as draw
-
-    frame = draw(run, count=count, aim=aim, seed=seed, quiet=quiet)
-    if out is None:
-        sys.stdout.write(frame.write_csv())
-        sys.stdout.flush()
-        return
-    temporary = out.with_name(f".{out.name}.tmp")
-    try:
-        frame.write_csv(temporary)
-        temporary.replace(out)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(f"cannot write {out}: {error.strerror or error}") from error
-    print(f"designs: {out} ({len(frame)})")
+    commands.sample_rows(run, count=count, aim=aim, seed=seed, out=out, quiet=quiet)
 
 
 @app.command()

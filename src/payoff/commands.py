@@ -282,16 +282,40 @@ def _read(line: dict[str, Any]) -> str:
     return f"step {line['step']}: {values}"
 
 
-def sample_molecules(
-    name: Path, *, count: int, seed: int, steps: int | None, out: Path | None, quiet: bool
+def sample_rows(
+    run: Path, *, count: int, aim: float | None, seed: int, out: Path | None, quiet: bool
 ) -> None:
+    """``payoff sample`` of a finished run on a table: a CSV file, or the terminal."""
+    if out is not None and out.is_dir():
+        raise UserError(f"--out {out} is a folder: give a CSV file")
+    if out is not None and not out.parent.is_dir():
+        raise UserError(f"--out {out}: there is no folder {out.parent}")
+
+    from payoff.experiments.again import sample as draw
+
+    frame = draw(run, count=count, aim=aim, seed=seed, quiet=quiet)
+    if out is None:
+        sys.stdout.write(frame.write_csv())
+        sys.stdout.flush()
+        return
+    temporary = out.with_name(f".{out.name}.tmp")
+    try:
+        frame.write_csv(temporary)
+        temporary.replace(out)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"cannot write {out}: {error.strerror or error}") from error
+    print(f"designs: {out} ({len(frame)})")
+
+
+def sample_molecules(name: Path, *, out: Path | None, **how: Any) -> None:
     """``payoff sample`` of a model of molecules: a file by its suffix, or the terminal."""
     from payoff.domains.molecules.files import write_molecules
     from payoff.experiments.molecules import again
 
     if out is not None:
         again.check_out(out)
-    found = again.sample(name, count=count, seed=seed, steps=steps, quiet=quiet)
+    found = again.sample(name, **how)
     if out is None:
         sys.stdout.write(again.lines(found))
         sys.stdout.flush()

@@ -65,13 +65,18 @@ class Process(ABC):
 class GaussianProcess(Process):
     r""":math:`x_t = \alpha_t x_0 + \sigma_t\varepsilon` on a linear space.
 
-    The reverse kernel interpolates between DDPM (``eta`` = 1) and DDIM (``eta`` = 0):
+    The reverse kernel interpolates between DDPM (``eta`` = 1) and DDIM (``eta`` = 0), and goes on
+    to more noise than DDPM's (``eta`` > 1):
 
     .. math::
-        s^2 = \eta^2\,\sigma_s^2\,(1 - e^{\lambda_t-\lambda_s}) , \qquad
+        s^2 = \begin{cases} \eta^2\,\sigma_s^2\,(1 - e^{\lambda_t-\lambda_s}) & \eta\le 1 \\
+                            \sigma_s^2\,(1 - e^{\eta^2(\lambda_t-\lambda_s)}) & \eta\ge 1
+              \end{cases} , \qquad
         \mu = \alpha_s\hat x_0 + \sqrt{\sigma_s^2 - s^2}\;\hat\varepsilon .
 
-    With ``eta`` = 1 this is the exact posterior :math:`q(x_s\mid x_t,\hat x_0)`.
+    With ``eta`` = 1 this is the exact posterior :math:`q(x_s\mid x_t,\hat x_0)`. Each ``eta`` is
+    the reverse-time equation with :math:`\eta` times the noise and keeps every marginal of an exact
+    denoiser as the steps grow; more noise forgets more of the errors of a learned one.
 
     Attributes:
         space: where x lives.
@@ -81,7 +86,8 @@ class GaussianProcess(Process):
             floor such as 0.01 removes it at the price of that much noise in the samples.
 
     References: Denoising Diffusion Probabilistic Models (Ho, Jain, Abbeel, 2020); Denoising
-    Diffusion Implicit Models (Song, Meng, Ermon, 2021), equation 16.
+    Diffusion Implicit Models (Song, Meng, Ermon, 2021), equation 16; for ``eta`` > 1 SA-Solver (Xue
+    et al., 2023), whose first-order step with constant noise this is.
     """
 
     space: Space = field(default_factory=Euclidean)
@@ -135,7 +141,8 @@ class GaussianProcess(Process):
             return alpha_s - kept * alpha_t, kept, None
         # SNR_t / SNR_s ≤ 1; the posterior's variance is σ_s² (1 - it)
         ratio = (alpha_t * sigma_s) / (alpha_s * sigma_t)
-        std = eta * sigma_s * _root(1 - ratio * ratio)
+        share = eta * eta * (1 - ratio * ratio) if eta <= 1 else 1 - (ratio * ratio) ** (eta * eta)
+        std = sigma_s * _root(share)
         kept = _root(sigma_s * sigma_s - std * std) / sigma_t
         if self.noise_floor:
             std = torch.as_tensor(std).clamp(min=self.noise_floor)

@@ -11,6 +11,7 @@ does not grow with the number asked for.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -195,7 +196,7 @@ class Sampler(ABC):
 
 
 class DDIM(Sampler):
-    r"""The reverse kernel of the process, :math:`\eta` from 0 (deterministic) to 1 (DDPM).
+    r"""The reverse kernel of the process: :math:`\eta` = 0 deterministic, 1 DDPM, above 1 noisier.
 
     Reference: Denoising Diffusion Implicit Models (Song, Meng, Ermon, 2021).
     """
@@ -204,8 +205,8 @@ class DDIM(Sampler):
 
     def __init__(self, denoiser, shape, steps=50, grid="time", eta: float = 0.0) -> None:
         super().__init__(denoiser, shape, steps, grid)
-        if not 0 <= eta <= 1:
-            raise ValueError(f"eta must lie in [0, 1], got {eta}")
+        if not 0 <= eta < math.inf:
+            raise ValueError(f"eta must be finite and not negative, got {eta}")
         self.eta = eta
 
     def step(self, x_t, t, s, cond, memory):

@@ -239,6 +239,44 @@ class LogLinear(Schedule):
         return (log_snr - self.log_snr_max) / (self.log_snr_min - self.log_snr_max)
 
 
+@dataclass(frozen=True)
+class Sinh(Schedule):
+    r"""Variance preserving with the steps where the sample is decided,
+
+    .. math:: \lambda_t = c + w\sinh\bigl(b + t(a-b)\bigr), \qquad
+              \text{density of even steps in } t \;\propto\; 1/\sqrt{1+((\lambda-c)/w)^2} ,
+
+    a and b such that the ends are ``log_snr_min`` and ``log_snr_max``: within w of the centre c the
+    steps are close, far from it they grow in proportion to the distance. A large w is
+    :class:`LogLinear`. Both directions are in closed form.
+    """
+
+    log_snr_min: float = -14.0
+    log_snr_max: float = 14.0
+    centre: float = 0.0
+    width: float = 3.0
+
+    def __post_init__(self) -> None:
+        _increasing("log_snr_min", self.log_snr_min, "log_snr_max", self.log_snr_max)
+        if self.width <= 0:
+            raise ValueError(f"width must be positive, got {self.width}")
+
+    @cached_property
+    def _ends(self) -> tuple[float, float]:
+        """The argument of sinh at t = 0 and t = 1."""
+        ends = (self.log_snr_max, self.log_snr_min)
+        clean, noisy = (math.asinh((end - self.centre) / self.width) for end in ends)
+        return clean, noisy
+
+    def _log_snr(self, t):
+        clean, noisy = self._ends
+        return self.centre + self.width * torch.sinh(clean + t * (noisy - clean))
+
+    def time(self, log_snr):
+        clean, noisy = self._ends
+        return (torch.asinh((log_snr - self.centre) / self.width) - clean) / (noisy - clean)
+
+
 class KeepSchedule(ABC):
     """t in [0, 1] -> the probability that a token is still itself (not masked) at time t."""
 
@@ -284,7 +322,7 @@ class CosineKeep(KeepSchedule):
 
 
 SCHEDULES: dict[str, type[Schedule]] = {
-    cls.__name__: cls for cls in (Cosine, LinearBeta, Flow, Karras, LogLinear)
+    cls.__name__: cls for cls in (Cosine, LinearBeta, Flow, Karras, LogLinear, Sinh)
 }
 KEEP_SCHEDULES: dict[str, type[KeepSchedule]] = {c.__name__: c for c in (LinearKeep, CosineKeep)}
 

@@ -21,6 +21,7 @@ GENTLE: dict[str, dict[str, float]] = {
     "Flow": {"epsilon": 5e-2},
     "Karras": {"sigma_min": 0.05, "sigma_max": 20.0},
     "LogLinear": {"log_snr_min": -6.0, "log_snr_max": 6.0},
+    "Sinh": {"log_snr_min": -6.0, "log_snr_max": 6.0},
 }
 
 

@@ -23,7 +23,7 @@ from payoff.schedules import KEEP_SCHEDULES, SCHEDULES
 
 MEAN, VARIANCE = 0.7, 0.3
 STEPS = [128, 256, 512]
-CASES = [(name, {}) for name in SAMPLERS] + [("ddim", {"eta": 0.3}), ("ddim", {"eta": 1.0})]
+CASES = [(name, {}) for name in SAMPLERS] + [("ddim", {"eta": eta}) for eta in (0.3, 1.0, 1.5)]
 SCHEDULE_NAMES = list(SCHEDULES)
 
 

@@ -36,7 +36,7 @@ def test_eta_one_is_bayes(name: str, t: float, s: float) -> None:
 
 
 @pytest.mark.parametrize("name", list(SCHEDULES))
-@pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("eta", [0.0, 0.3, 1.0, 1.7])
 @pytest.mark.parametrize(("t", "s"), PAIRS)
 def test_every_eta_keeps_the_marginals(name: str, eta: float, t: float, s: float) -> None:
     """Drawing x_t ~ q(x_t | x_0) and then x_s from the kernel gives q(x_s | x_0)."""
@@ -142,7 +142,7 @@ def test_masked_reversal_has_no_eta() -> None:
 
 
 @pytest.mark.parametrize("name", list(SCHEDULES))
-@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0, 1.7])
 def test_single_precision_is_enough_for_a_thousand_steps(name: str, eta: float) -> None:
     """The standard deviation of a short step is a difference of nearly equal numbers."""
     process = GaussianProcess(schedule=SCHEDULES[name]())

@@ -97,7 +97,7 @@ class AdjointMatching(Finetuner):
         """(roll-out, −∇r/τ, which rows count); failed rewards and outliers do not."""
         n = run.affordable()
         cond = run.conditions(n)
-        path = run.sampler().rollout(n, cond, generator=run.generator)
+        path = run.sampler(eta=1.0).rollout(n, cond, generator=run.generator)
         x0 = path.x0.detach().requires_grad_(True)
         rewards = run.score_with_gradient(x0, cond)
         known = ~rewards.isnan()

@@ -21,6 +21,11 @@ class FinetuneConfig:
     )
     learning_rate: float | None = option(None, "peak learning rate; default: the method's own")
     sampler_steps: int = option(25, "steps of the sampler")
+    sampler_noise: float = option(
+        1.0,
+        "noise of the sampler, in units of DDPM's; more forgets more of the model's errors. "
+        "Paths that a method learns from are DDPM's",
+    )
     noise_floor: float = option(
         0.05,
         "least noise of a step while tuning, in the data's sd: without one, nearly all divergence "
@@ -54,6 +59,8 @@ class FinetuneConfig:
         for name in ("calls", "noise_floor", "gradient_clip", "max_kl", "patience", "seed"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name} must not be negative, got {getattr(self, name)}")
+        if not 0 < self.sampler_noise < math.inf:
+            raise UserError(f"sampler_noise must be above 0, got {self.sampler_noise}")
         if self.learning_rate is not None and self.learning_rate <= 0:
             raise UserError(f"learning_rate must be above 0, got {self.learning_rate}")
         if self.keep not in ("best", "last"):

@@ -65,10 +65,14 @@ class Monitor:
         cond: Condition | None = None,
         *,
         noise_floor: float = 0.0,
+        noise: float = 1.0,
         generator: torch.Generator | None = None,
     ) -> dict[str, Any]:
-        """Everything that can be measured on n fresh samples; for kl see :func:`floored_kl`."""
-        x = DDIM(denoiser, shape, steps, eta=1.0).sample(n, cond, generator=generator).clone()
+        """Everything that can be measured on n fresh samples, drawn with ``noise`` times DDPM's.
+
+        For kl see :func:`floored_kl`.
+        """
+        x = DDIM(denoiser, shape, steps, eta=noise).sample(n, cond, generator=generator).clone()
         models = denoiser, base
         divergence = floored_kl(*models, shape, steps, n, cond, noise_floor, generator=generator)
         found = {"kl": divergence.value, "kl_stderr": divergence.stderr, "held_out": None}

@@ -150,10 +150,11 @@ class Run:
         t = draw_times(process, len(x0), like=x0, generator=self.generator)
         return t, process.corrupt(x0, t, cond, generator=self.generator)
 
-    def sampler(self, denoiser: Denoiser | None = None, eta: float = 1.0) -> DDIM:
-        """The run's sampler on the policy or another model."""
+    def sampler(self, denoiser: Denoiser | None = None, eta: float | None = None) -> DDIM:
+        """The run's sampler on the policy or another model; with ``eta`` = 1 that of paths."""
         model = self.policy if denoiser is None else denoiser
-        return DDIM(model, self.shape, self.config.sampler_steps, eta=eta)
+        noise = self.config.sampler_noise if eta is None else eta
+        return DDIM(model, self.shape, self.config.sampler_steps, eta=noise)
 
     def conditions(self, n: int, group: int = 1) -> Condition | None:
         """Condition rows (n,) from the pool; ``group`` neighbours get the same one."""
@@ -167,7 +168,9 @@ class Run:
         """Samples of this round: whole groups that the budget still allows."""
         return min(self.per_round, self.remaining) // group * group
 
-    def samples(self, n: int, denoiser: Denoiser | None = None, eta: float = 1.0) -> Samples:
+    def samples(
+        self, n: int, denoiser: Denoiser | None = None, eta: float | None = None
+    ) -> Samples:
         """Scored samples (n, ...) of the policy or another model."""
         cond = self.conditions(n)
         x0 = self.sampler(denoiser, eta).sample(n, cond, generator=self.generator).clone()
@@ -176,7 +179,7 @@ class Run:
     def rollout(self, n: int, group: int = 1) -> Rollout:
         """Scored paths of the policy; its densities are checked before anything is learned."""
         cond = self.conditions(n, group)
-        path = self.sampler().rollout(n, cond, generator=self.generator)
+        path = self.sampler(eta=1.0).rollout(n, cond, generator=self.generator)
         assert path.log_probs is not None
         unknown = torch.full((n,), math.nan)
         found = Rollout(path.x0, unknown, cond, path.times, path.states, path.log_probs)
@@ -313,6 +316,7 @@ class Run:
             config.evaluate,
             cond,
             noise_floor=config.noise_floor,
+            noise=config.sampler_noise,
             generator=fresh,
         )
         rewards = self.last_rewards if self.round else None

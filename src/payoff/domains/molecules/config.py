@@ -9,6 +9,12 @@ from payoff.errors import UserError
 
 DATA_SET = "qm9"
 """The name of the built-in data set, and of the weights that were trained on it."""
+STEPS = 40
+"""Steps of the sampler of molecules: where twice as many gain little."""
+NOISE = 2.0
+"""Noise of its steps, in units of DDPM's."""
+PRODUCTS = ("auto", "bf16", "fp32")
+"""What matrix products of the network can be taken in."""
 PARTS = ("train", "valid", "test", "first_half", "second_half")
 
 

@@ -39,7 +39,7 @@ from payoff.errors import UserError
 from payoff.nets.equivariant import EquivariantTransformer
 from payoff.pretrained import describe, from_pretrained, save_pretrained
 from payoff.processes import GaussianProcess
-from payoff.schedules import LogLinear
+from payoff.schedules import Schedule, Sinh
 from payoff.training.conditional import drop_labels
 
 __all__ = ["CHECKPOINT", "GAMMA", "LOG", "MODEL", "Run", "TrainConfig", "build", "train"]
@@ -49,6 +49,10 @@ SHAPING = (
     *("optimizer", "batch_size"),
 )
 """Options that a resumed run has to share with its checkpoint."""
+
+
+SCHEDULE: Schedule = Sinh(-9.0, 10.0, centre=2.0, width=2.0)
+"""Half of a sampler's steps lie between log-SNR -1.3 and 4.3, where atoms and bonds are decided."""
 
 
 def build(config: TrainConfig, label_dim: int = 0) -> NetDenoiser:
@@ -64,7 +68,7 @@ def build(config: TrainConfig, label_dim: int = 0) -> NetDenoiser:
             vectors=config.vectors,
             label_dim=label_dim,
         )
-    return NetDenoiser(net, GaussianProcess(codec.space, LogLinear(-9.0, 10.0)))
+    return NetDenoiser(net, GaussianProcess(codec.space, SCHEDULE))
 
 
 class Run(Loop):

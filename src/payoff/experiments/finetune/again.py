@@ -22,7 +22,7 @@ from payoff.experiments.finetune.tables import read_job
 from payoff.experiments.machine import check_device, threads
 from payoff.experiments.progress import Reporter
 from payoff.experiments.records import read_record
-from payoff.samplers import Ancestral
+from payoff.samplers import DDIM
 
 
 def sample(
@@ -46,10 +46,9 @@ def sample(
         raise UserError(f"--count must be at least 1, got {count}")
     if not 0 <= seed < 2**31:
         raise UserError(f"--seed must be at least 0 and below 2^31, got {seed}")
-    designs, base, steps, config, own = reopen(run)
+    designs, base, sampler, config, own = reopen(run)
     reporter = Reporter(quiet)
     generator = torch.Generator().manual_seed(own + STREAMS * (seed + 1))
-    sampler = Ancestral(base.denoiser, (base.dim,), steps)
     with threads(config.threads, config.base_batch_size * config.base_width**2):
         with reporter.bar("drawing designs", count) as advance:
             advance(0)
@@ -62,8 +61,8 @@ def sample(
     return frame.with_columns(support.round_sig_figs(DIGITS))
 
 
-def reopen(run: str | Path) -> tuple[Designs, Base, int, TuneConfig, int]:
-    """(what samples stand for, the tuned model, sampler steps, options, seed) of a finished run.
+def reopen(run: str | Path) -> tuple[Designs, Base, DDIM, TuneConfig, int]:
+    """(what samples stand for, the tuned model, its sampler, options, seed) of a finished run.
 
     The run folder is enough: the table it was made from may have changed or be gone, and where the
     run's device is missing the CPU takes its place.
@@ -78,6 +77,7 @@ def reopen(run: str | Path) -> tuple[Designs, Base, int, TuneConfig, int]:
     try:
         asked, domain = dict(record["config"]), record["domain"]
         steps, seed = int(asked["sampler_steps"]), int(asked["seed"])
+        noise = float(asked.get("sampler_noise", 1.0))  # older runs had no choice
         known = TuneConfig.__dataclass_fields__
         config = TuneConfig(**{k: v for k, v in asked.items() if k in known})
     except (KeyError, TypeError, ValueError) as error:
@@ -94,7 +94,8 @@ def reopen(run: str | Path) -> tuple[Designs, Base, int, TuneConfig, int]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"the run folder is damaged: {run / CODEC} cannot be read") from error
     base = Base.load(run / MODEL, config.device, config.precision)
-    return Designs(job, base), base, steps, config, seed
+    sampler = DDIM(base.denoiser, (base.dim,), steps, eta=noise)
+    return Designs(job, base), base, sampler, config, seed
 
 
 def _table_of(run: Path) -> pl.DataFrame:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from payoff.configs import option
+from payoff.domains.molecules.config import NOISE, PRODUCTS, STEPS
 from payoff.errors import UserError
 from payoff.experiments.finetune.config import TOY_LOOP, flag, same_option
 
@@ -27,6 +28,12 @@ class OfMolecules:
     workers: int = option(
         0,
         "processes that evaluate the reward; 0: the run's own",
+        group=MOLECULES,
+    )
+    products: str = option(
+        "auto",
+        "what the network's matrix products are taken in: bf16, fp32, or auto: bf16 where the "
+        "processor is made for it and the method needs no densities",
         group=MOLECULES,
     )
     time_limit: float = option(
@@ -57,6 +64,8 @@ class MoleculeConfig(OfMolecules):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
                 raise UserError(f"{flag(name)} must not be negative, got {value}")
+        if self.products not in PRODUCTS:
+            raise UserError(f"--products must be one of {', '.join(PRODUCTS)}, got {self.products}")
         if self.count < 1:
             raise UserError(f"--count must be at least 1, got {self.count}")
         if self.temperature is not None and not 0 < self.temperature < math.inf:
@@ -72,7 +81,8 @@ class MoleculeConfig(OfMolecules):
 
 
 DEFAULTS: dict[str, Any] = {
-    "sampler_steps": 50,  # an ancestral sampler needs them for molecules
+    "sampler_steps": STEPS,
+    "sampler_noise": NOISE,
     "evaluate": 128,  # measuring takes as long as a round
     "learning_rate": 1e-4,  # a network of millions of weights is soon somewhere else
     "noise_floor": 0.01,  # 0.05 sd are 0.06 Å, as much as a bond's margin

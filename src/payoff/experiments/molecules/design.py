@@ -23,7 +23,7 @@ from payoff.configs import to_dict
 from payoff.denoisers import Denoiser, NetDenoiser
 from payoff.domains.molecules.codecs import CODECS, Codec
 from payoff.domains.molecules.config import TrainConfig
-from payoff.domains.molecules.evaluate import sample
+from payoff.domains.molecules.evaluate import products, sample
 from payoff.domains.molecules.features import features
 from payoff.domains.molecules.files import write_molecules
 from payoff.domains.molecules.loop import CHECKPOINT, MODEL
@@ -281,7 +281,8 @@ def draw(run: Run, pseudo: Tensor, config: MoleculeDesignConfig) -> list[Molecul
     sizes = run.mask.sum(1)[near(pseudo, config.aim)]
     generator = torch.Generator().manual_seed(config.seed + 2)
     steps = config.sampler_steps
-    return sample(denoiser, run.codec, sizes, config.count, generator=generator, steps=steps)
+    with products():
+        return sample(denoiser, run.codec, sizes, config.count, generator=generator, steps=steps)
 
 
 class AtLabel(Denoiser):

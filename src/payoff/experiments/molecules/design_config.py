@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from payoff.configs import option
+from payoff.domains.molecules.config import STEPS
 from payoff.errors import UserError
 from payoff.experiments.design.config import REWARDS, flag
 
@@ -45,7 +46,7 @@ class MoleculeDesignConfig(OfDesignedMolecules):
     steps: int = option(4000, "training steps")
     batch_size: int = option(128, "molecules a training step")
     learning_rate: float = option(5e-4, "peak learning rate")
-    sampler_steps: int = option(50, "steps of the sampler")
+    sampler_steps: int = option(STEPS, "steps of the sampler")
     seed: int = option(0, "seed of everything random")
     threads: int = option(0, "processor threads; 0: by the size of the network")
 

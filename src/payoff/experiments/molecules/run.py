@@ -10,6 +10,7 @@ import polars as pl
 
 from payoff.configs import to_dict
 from payoff.denoisers import Denoiser
+from payoff.domains.molecules.evaluate import products
 from payoff.domains.molecules.files import write_molecules
 from payoff.domains.molecules.model import MoleculeModel
 from payoff.domains.molecules.molecule import Molecule
@@ -98,7 +99,9 @@ def finetune(
         if resume and folder.finished:
             reporter.say(f"{folder.path} is finished already")
             return pl.read_csv(folder.path / DESIGNS)
-        with folder.guarded():
+        # the density of a path is a sum of thousands of numbers, which bfloat16 would spoil
+        exact = config.products == "auto" and method.paths
+        with folder.guarded(), products("fp32" if exact else config.products):
             return _run(model, judges, method, config, loop, request, folder, reporter)
 
 

@@ -26,7 +26,7 @@ from payoff.experiments.molecules.config import MoleculeConfig
 from payoff.experiments.molecules.rewards import MoleculeBox, decoded, judge_of
 from payoff.finetuning import FinetuneConfig, Finetuner, Monitor
 from payoff.rewards.ledger import Ledger
-from payoff.samplers import Ancestral
+from payoff.samplers import DDIM
 from payoff.spaces import Condition
 
 POOL = 4096  # sets of sizes that rounds draw their conditions from
@@ -112,7 +112,8 @@ class MoleculeSetting:
         """Molecules of a model, by the sampler that the tuning uses."""
         generator = self.generator(stream)
         cond = self.model.conditions(n, generator=generator)
-        sampler = Ancestral(denoiser, self.model.shape, self.loop.sampler_steps)
+        loop = self.loop
+        sampler = DDIM(denoiser, self.model.shape, loop.sampler_steps, eta=loop.sampler_noise)
         x = sampler.sample(n, cond, generator=generator, batch_size=BATCH)
         return decoded(self.model.codec, x, {"mask": cond["mask"]})
 
