@@ -1,6 +1,6 @@
 """How good the molecules of a model are, against the number of steps and the precision.
 
-    python benchmarks/molecule_quality.py qm9 --samples 1000 --steps 15 25 50 100
+    python benchmarks/molecule_quality.py qm9 --samples 1000 --steps 15 25 40 100 --samplers 0 1 2
 
 A row per sampler, number of steps and precision, all from the same noise where the sampler allows
 it: stability, validity and uniqueness in percent, the first two with their standard error, and
@@ -12,21 +12,33 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import product
 
 import torch
 
-from payoff.domains.molecules.evaluate import sample
+from payoff.denoisers import Denoiser
+from payoff.domains.molecules.evaluate import products, sample
 from payoff.domains.molecules.metrics import summary
 from payoff.domains.molecules.model import MoleculeModel
-from payoff.samplers import Ancestral, Heun, Multistep, Sampler
+from payoff.samplers import DDIM, Heun, Multistep, Sampler
 
-SAMPLERS: dict[str, type[Sampler]] = {
-    "multistep": Multistep,
-    "heun": Heun,
-    "ancestral": Ancestral,
-}
+
+def with_noise(eta: float) -> Callable[..., Sampler]:
+    """The sampler of molecules with another noise, in units of DDPM's."""
+
+    def made(denoiser: Denoiser, shape: tuple[int, ...], steps: int) -> Sampler:
+        return DDIM(denoiser, shape, steps, eta=eta)
+
+    return made
+
+
+def sampler_of(name: str) -> Callable[..., Sampler]:
+    """By name, or by the noise as a number."""
+    known: dict[str, Callable[..., Sampler]] = {"multistep": Multistep, "heun": Heun}
+    return known[name] if name in known else with_noise(float(name))
+
+
 COLUMNS = {
     "atom_stability": "atoms stable",
     "molecule_stability": "molecules stable",
@@ -41,7 +53,7 @@ def rows(model: MoleculeModel, args: argparse.Namespace) -> Iterator[list[str]]:
     for name, precision, steps in product(args.samplers, args.precision, args.steps):
         generator = torch.Generator().manual_seed(args.seed)
         began = time.process_time()
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        with products(precision):
             drawn = sample(
                 model.denoiser,
                 model.codec,
@@ -50,7 +62,7 @@ def rows(model: MoleculeModel, args: argparse.Namespace) -> Iterator[list[str]]:
                 generator=generator,
                 steps=steps,
                 batch_size=args.batch,
-                sampler=SAMPLERS[name],
+                sampler=sampler_of(name),
             )
         speed = args.samples / (time.process_time() - began)
         found = summary(drawn)
@@ -67,9 +79,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("model", help="name of shipped weights, a model folder or a run folder")
     parser.add_argument("--samples", type=int, default=1000)
-    parser.add_argument("--steps", type=int, nargs="+", default=[15, 25, 50, 100])
-    parser.add_argument("--samplers", nargs="+", default=["multistep"], choices=list(SAMPLERS))
-    parser.add_argument("--precision", nargs="+", default=["fp32"], choices=["fp32", "bf16"])
+    parser.add_argument("--steps", type=int, nargs="+", default=[15, 25, 40, 100])
+    parser.add_argument(
+        "--samplers", nargs="+", default=["2"], help="multistep, heun, or a noise: 0, 1, 2"
+    )
+    parser.add_argument("--precision", nargs="+", default=["bf16"], choices=["fp32", "bf16"])
     parser.add_argument("--batch", type=int, default=250)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)

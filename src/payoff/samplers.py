@@ -269,17 +269,42 @@ class Multistep(Sampler):
     order = 2
 
     def step(self, x_t, t, s, cond, memory):
-        schedule = _gaussian(self.denoiser.process).schedule
-        alpha_t, sigma_t, log_snr_t = _expanded(schedule, t, x_t)
-        alpha_s, sigma_s, log_snr_s = _expanded(schedule, s, x_t)
-        h = 0.5 * (log_snr_s - log_snr_t)
+        process = _gaussian(self.denoiser.process)
+        h = 0.5 * (process.schedule.levels(s)[2] - process.schedule.levels(t)[2])
         x0 = estimate = self.denoiser(x_t, t, cond).x0
         if "x0" in memory:
-            estimate = x0 + (x0 - memory["x0"]) * (0.5 * h / memory["h"])
+            estimate = x0 + (x0 - memory["x0"]) * expand_to(0.5 * h / memory["h"], x_t)
         memory["x0"], memory["h"] = x0, h
+        on_x0, on_x, std = self.coefficients(t, s)
+        mean = expand_to(on_x, x_t) * x_t + expand_to(on_x0, x_t) * estimate
+        return GaussianKernel(mean, std, process.space, cond)
+
+    def coefficients(self, t: Tensor, s: Tensor) -> tuple[Scalar, Scalar, Scalar | None]:
+        """(a, b, std) of the kernel's mean ``a * x0 + b * x_t``; std None: it is a point."""
+        alpha_t, sigma_t, _ = _gaussian(self.denoiser.process).schedule.levels(t)
+        alpha_s, sigma_s, _ = _gaussian(self.denoiser.process).schedule.levels(s)
         kept = sigma_s / sigma_t  # and α_s e⁻ʰ = α_t σ_s / σ_t
-        mean = kept * x_t + (alpha_s - kept * alpha_t) * estimate
-        return GaussianKernel(mean, None, self.denoiser.process.space, cond)
+        return alpha_s - kept * alpha_t, kept, None
+
+
+class NoisyMultistep(Multistep):
+    r"""SDE-DPM-Solver++(2M): the clean estimates of :class:`Multistep` in the kernel of DDIM.
+
+    .. math:: x_s \sim \mathcal N\bigl(a\,[(1+\tfrac1{2r})\hat x_0^{(i)}
+              - \tfrac1{2r}\hat x_0^{(i-1)}] + b\,x_t,\; s^2\bigr)
+
+    with a, b and s those of the process at :math:`\eta` times DDPM's noise. Of second order in the
+    weak sense. Reference: DPM-Solver++ (Lu, Zhou, Bao, Chen, Li, Zhu, 2022), appendix on SDEs.
+    """
+
+    def __init__(self, denoiser, shape, steps=50, grid="time", eta: float = 1.0) -> None:
+        super().__init__(denoiser, shape, steps, grid)
+        if not 0 < eta < math.inf:
+            raise ValueError(f"eta must be finite and positive, got {eta}")
+        self.eta = eta
+
+    def coefficients(self, t, s):
+        return _gaussian(self.denoiser.process).coefficients(t, s, self.eta)
 
 
 SAMPLERS: dict[str, type[Sampler]] = {
@@ -287,6 +312,7 @@ SAMPLERS: dict[str, type[Sampler]] = {
     "ddim": DDIM,
     "heun": Heun,
     "multistep": Multistep,
+    "noisy": NoisyMultistep,
 }
 
 

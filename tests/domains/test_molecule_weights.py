@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from molecule_models import need_qm9
-from payoff.domains.molecules.evaluate import sample
+from payoff.domains.molecules.evaluate import products, sample
 from payoff.domains.molecules.metrics import summary
 from payoff.domains.molecules.model import MoleculeModel
 from payoff.pretrained import CONFIG, WEIGHTS, shipped
@@ -34,7 +34,8 @@ def test_the_figures_of_the_card_hold_for_fresh_samples() -> None:
     model = MoleculeModel.load("qm9")
     told, n = model.metadata["metrics"], 100
     fresh = torch.Generator().manual_seed(4)
-    found = summary(sample(model.denoiser, model.codec, model.sizes, n, generator=fresh))
+    with products():
+        found = summary(sample(model.denoiser, model.codec, model.sizes, n, generator=fresh))
     card = (shipped()["qm9"] / "README.md").read_text(encoding="utf-8")
     for name in SHARES:
         share, count = told[name], told["samples"]

@@ -24,6 +24,7 @@ from payoff.schedules import KEEP_SCHEDULES, SCHEDULES
 MEAN, VARIANCE = 0.7, 0.3
 STEPS = [128, 256, 512]
 CASES = [(name, {}) for name in SAMPLERS] + [("ddim", {"eta": eta}) for eta in (0.3, 1.0, 1.5)]
+CASES += [("noisy", {"eta": 2.0})]
 SCHEDULE_NAMES = list(SCHEDULES)
 
 
@@ -35,17 +36,23 @@ def gaussian(schedule: str) -> GaussianMixture:
 
 
 def propagate(sampler: Sampler, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance of x_0 from those of x_1, through the sampler's own kernels."""
+    """Mean and variance of x_0 from those of x_1, through the sampler's own kernels.
+
+    The map is affine, also where a step remembers earlier ones, so a path at 0, one that starts at
+    1, and for every step one that is pushed by 1 after it tell all gains.
+    """
     times, memory = sampler.times(torch.device("cpu"), F64), {}
-    noise = torch.zeros(1, dtype=F64)
-    x = torch.tensor([[0.0], [1.0]], dtype=F64)  # two paths: the map from x_1 is read off them
-    for t, s in itertools.pairwise(times):
+    x = torch.zeros(len(times) + 1, 1, dtype=F64)
+    x[1] = 1.0
+    stds = []
+    for i, (t, s) in enumerate(itertools.pairwise(times)):
         kernel: Any = sampler.step(x, t, s, None, memory)
-        step_gain = (kernel.mean[1] - kernel.mean[0]) / (x[1] - x[0])
-        noise = step_gain**2 * noise + (0.0 if kernel.std is None else kernel.std**2)
-        x = kernel.mean
-    gain = x[1, 0] - x[0, 0]
-    return gain * mean + x[0, 0], gain**2 * variance + noise[0]
+        stds.append(0.0 if kernel.std is None else float(kernel.std))
+        x = kernel.mean.clone()
+        x[2 + i] += 1.0
+    gain, pushed = x[1, 0] - x[0, 0], x[2:, 0] - x[0, 0]
+    noise = (pushed * torch.tensor(stds, dtype=F64)).square().sum()
+    return gain * mean + x[0, 0], gain**2 * variance + noise
 
 
 def error(sampler: Sampler) -> float:
