@@ -18,24 +18,32 @@ from itertools import product
 import torch
 
 from payoff.denoisers import Denoiser
+from payoff.domains.molecules.config import NOISE
 from payoff.domains.molecules.evaluate import products, sample
 from payoff.domains.molecules.metrics import summary
 from payoff.domains.molecules.model import MoleculeModel
-from payoff.samplers import DDIM, Heun, Multistep, Sampler
+from payoff.samplers import DDIM, Heun, Multistep, NoisyMultistep, Sampler
 
 
 def with_noise(eta: float) -> Callable[..., Sampler]:
     """The sampler of molecules with another noise, in units of DDPM's."""
 
     def made(denoiser: Denoiser, shape: tuple[int, ...], steps: int) -> Sampler:
-        return DDIM(denoiser, shape, steps, eta=eta)
+        if not eta:
+            return Multistep(denoiser, shape, steps)
+        return NoisyMultistep(denoiser, shape, steps, eta=eta)
 
     return made
 
 
+def first_order(denoiser: Denoiser, shape: tuple[int, ...], steps: int) -> Sampler:
+    """The same noise in steps of first order."""
+    return DDIM(denoiser, shape, steps, eta=NOISE)
+
+
 def sampler_of(name: str) -> Callable[..., Sampler]:
     """By name, or by the noise as a number."""
-    known: dict[str, Callable[..., Sampler]] = {"multistep": Multistep, "heun": Heun}
+    known: dict[str, Callable[..., Sampler]] = {"heun": Heun, "first-order": first_order}
     return known[name] if name in known else with_noise(float(name))
 
 
@@ -81,7 +89,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--steps", type=int, nargs="+", default=[15, 25, 40, 100])
     parser.add_argument(
-        "--samplers", nargs="+", default=["2"], help="multistep, heun, or a noise: 0, 1, 2"
+        "--samplers", nargs="+", default=["2"], help="a noise: 0, 1, 2; first-order, heun"
     )
     parser.add_argument("--precision", nargs="+", default=["bf16"], choices=["fp32", "bf16"])
     parser.add_argument("--batch", type=int, default=250)

@@ -307,6 +307,15 @@ class NoisyMultistep(Multistep):
         return _gaussian(self.denoiser.process).coefficients(t, s, self.eta)
 
 
+def stochastic(
+    denoiser: Denoiser, shape: tuple[int, ...], steps: int, noise: float | None = None
+) -> Sampler:
+    """DDPM's steps, or :class:`NoisyMultistep` with ``noise`` times their noise."""
+    if noise is None:
+        return Ancestral(denoiser, shape, steps)
+    return NoisyMultistep(denoiser, shape, steps, eta=noise)
+
+
 SAMPLERS: dict[str, type[Sampler]] = {
     "ancestral": Ancestral,
     "ddim": DDIM,

@@ -21,10 +21,10 @@ class FinetuneConfig:
     )
     learning_rate: float | None = option(None, "peak learning rate; default: the method's own")
     sampler_steps: int = option(25, "steps of the sampler")
-    sampler_noise: float = option(
-        1.0,
-        "noise of the sampler, in units of DDPM's; more forgets more of the model's errors. "
-        "Paths that a method learns from are DDPM's",
+    sampler_noise: float | None = option(
+        None,
+        "draw samples by the second-order method with so many times DDPM's noise, which forgets "
+        "more of the model's errors; default: DDPM's own steps, as paths always are",
     )
     noise_floor: float = option(
         0.05,
@@ -59,7 +59,7 @@ class FinetuneConfig:
         for name in ("calls", "noise_floor", "gradient_clip", "max_kl", "patience", "seed"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name} must not be negative, got {getattr(self, name)}")
-        if not 0 < self.sampler_noise < math.inf:
+        if self.sampler_noise is not None and not 0 < self.sampler_noise < math.inf:
             raise UserError(f"sampler_noise must be above 0, got {self.sampler_noise}")
         if self.learning_rate is not None and self.learning_rate <= 0:
             raise UserError(f"learning_rate must be above 0, got {self.learning_rate}")

@@ -17,7 +17,7 @@ from payoff.metrics.estimate import Estimate
 from payoff.metrics.paths import path_kl
 from payoff.processes import GaussianProcess
 from payoff.rewards.base import Reward
-from payoff.samplers import DDIM
+from payoff.samplers import DDIM, stochastic
 from payoff.spaces import Condition, Tokens
 
 Valid = Callable[[Tensor, Condition | None], Tensor]
@@ -65,14 +65,14 @@ class Monitor:
         cond: Condition | None = None,
         *,
         noise_floor: float = 0.0,
-        noise: float = 1.0,
+        noise: float | None = None,
         generator: torch.Generator | None = None,
     ) -> dict[str, Any]:
-        """Everything that can be measured on n fresh samples, drawn with ``noise`` times DDPM's.
+        """Everything that can be measured on n fresh samples; for kl see :func:`floored_kl`.
 
-        For kl see :func:`floored_kl`.
+        ``noise`` as in :func:`payoff.samplers.stochastic`, which draws them.
         """
-        x = DDIM(denoiser, shape, steps, eta=noise).sample(n, cond, generator=generator).clone()
+        x = stochastic(denoiser, shape, steps, noise).sample(n, cond, generator=generator).clone()
         models = denoiser, base
         divergence = floored_kl(*models, shape, steps, n, cond, noise_floor, generator=generator)
         found = {"kl": divergence.value, "kl_stderr": divergence.stderr, "held_out": None}

@@ -23,7 +23,7 @@ from payoff.finetuning.monitor import Monitor, with_floor
 from payoff.finetuning.rollouts import Rollout, Samples, Transitions, rows_of
 from payoff.kernels import GaussianKernel, Kernel
 from payoff.rewards.metered import Meter, Metered
-from payoff.samplers import DDIM
+from payoff.samplers import DDIM, Sampler, stochastic
 from payoff.spaces import Condition
 from payoff.targets import Target
 from payoff.training.checkpoints import check_same, load_checkpoint, save_checkpoint
@@ -150,11 +150,12 @@ class Run:
         t = draw_times(process, len(x0), like=x0, generator=self.generator)
         return t, process.corrupt(x0, t, cond, generator=self.generator)
 
-    def sampler(self, denoiser: Denoiser | None = None, eta: float | None = None) -> DDIM:
-        """The run's sampler on the policy or another model; with ``eta`` = 1 that of paths."""
-        model = self.policy if denoiser is None else denoiser
-        noise = self.config.sampler_noise if eta is None else eta
-        return DDIM(model, self.shape, self.config.sampler_steps, eta=noise)
+    def sampler(self, denoiser: Denoiser | None = None, eta: float | None = None) -> Sampler:
+        """The run's sampler on the policy or another model; with an ``eta`` DDIM, 1 for paths."""
+        model, config = self.policy if denoiser is None else denoiser, self.config
+        if eta is not None:
+            return DDIM(model, self.shape, config.sampler_steps, eta=eta)
+        return stochastic(model, self.shape, config.sampler_steps, config.sampler_noise)
 
     def conditions(self, n: int, group: int = 1) -> Condition | None:
         """Condition rows (n,) from the pool; ``group`` neighbours get the same one."""

@@ -2,8 +2,9 @@ r"""Samples of a molecule generator, and how good they are.
 
 Molecules are drawn by the reverse-time equation with :math:`\eta` = 2 times DDPM's noise (see
 :class:`~payoff.processes.GaussianProcess`). For an exact denoiser every :math:`\eta` gives the same
-law; a learned one's errors are forgotten faster where there is more noise, and for molecules, which
-one misplaced atom spoils, that is worth more than any order of the solver.
+law; a learned one's errors are forgotten faster where there is more noise, and one misplaced atom
+spoils a molecule. The solver has to be of second order: one of first order draws more stable
+molecules still, but of another law, with one ring too many.
 
 Reference: Elucidating the Design Space of Diffusion-Based Generative Models (Karras, Aittala, Aila,
 Laine, 2022), section 4, on noise that corrects earlier steps.
@@ -23,7 +24,7 @@ from payoff.domains.molecules.codecs import Codec
 from payoff.domains.molecules.config import NOISE, PRODUCTS, STEPS
 from payoff.domains.molecules.metrics import summary
 from payoff.domains.molecules.molecule import Molecule
-from payoff.samplers import DDIM, Sampler
+from payoff.samplers import NoisyMultistep, Sampler
 
 
 def draw_sizes(sizes: Tensor, n: int, *, generator: torch.Generator) -> Cond:
@@ -36,8 +37,8 @@ def draw_sizes(sizes: Tensor, n: int, *, generator: torch.Generator) -> Cond:
 
 
 def noisy(denoiser: Denoiser, shape: tuple[int, ...], steps: int = STEPS) -> Sampler:
-    """The sampler of molecules: first order, twice DDPM's noise, one network call a step."""
-    return DDIM(denoiser, shape, steps, eta=NOISE)
+    """The sampler of molecules: twice DDPM's noise, one network call a step."""
+    return NoisyMultistep(denoiser, shape, steps, eta=NOISE)
 
 
 def products(kind: str = "auto") -> AbstractContextManager[object]:

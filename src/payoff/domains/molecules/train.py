@@ -51,8 +51,8 @@ SHAPING = (
 """Options that a resumed run has to share with its checkpoint."""
 
 
-SCHEDULE: Schedule = Sinh(-9.0, 10.0, centre=2.0, width=2.0)
-"""Half of a sampler's steps lie between log-SNR -1.3 and 4.3, where atoms and bonds are decided."""
+SCHEDULE: Schedule = Sinh(-9.0, 10.0, centre=3.0, width=2.0)
+"""Half of a sampler's steps lie between log-SNR -0.7 and 4.9, where atoms and bonds are decided."""
 
 
 def build(config: TrainConfig, label_dim: int = 0) -> NetDenoiser:

@@ -37,6 +37,10 @@ def run_cell(folder: Path) -> list[dict[str, Any]]:
             from payoff.experiments.compare.problems import run_problem
 
             rows = run_problem(cell, shared, folder)
+        elif shared["molecules"]:
+            from payoff.experiments.compare.molecules import run_molecules
+
+            rows = run_molecules(cell, shared, folder)
         else:
             from payoff.experiments.compare.designs import run_designs
 

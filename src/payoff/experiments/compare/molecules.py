@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from payoff.configs import to_dict
 from payoff.denoisers import Denoiser
 from payoff.domains.molecules.evaluate import products
 from payoff.domains.molecules.metrics import to_rdkit
@@ -63,7 +63,7 @@ def tuning(config: CompareConfig) -> MoleculeConfig:
     """The options that every run of a comparison on molecules shares."""
     names = ("source", "reward", "minimize", "temperature", "held_out", "device")
     shared = {name: getattr(config, name) for name in names}
-    return MoleculeConfig(**shared, base=config.base_model or None, threads=1, count=KEPT)
+    return MoleculeConfig(**shared, threads=1, count=KEPT)
 
 
 def check(config: CompareConfig, cells: Sequence[Cell]) -> tuple[str, str]:
@@ -89,14 +89,7 @@ def check(config: CompareConfig, cells: Sequence[Cell]) -> tuple[str, str]:
             loop_of(cell)
     find_judges(own)
     text = (folder / CONFIG).read_text(encoding="utf-8")
-    return str(hash_of(text)), Path(own.weights).name
-
-
-def hash_of(text: str) -> int:
-    """A number that tells texts apart."""
-    import zlib
-
-    return zlib.crc32(text.encode())
+    return str(zlib.crc32(text.encode())), Path(own.weights).name
 
 
 def run_molecules(cell: Cell, shared: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
@@ -206,7 +199,7 @@ def _best_of_n(cell: Cell, setting: MoleculeSetting) -> dict[str, Any]:
         "network": n * kept * setting.loop.sampler_steps,
         "kl": math.log(n) - (n - 1) / n,
         "spent": n * kept,
-        "distinct": setting.reward.fresh,
+        "distinct": setting.reward.remembered.fresh,
         "seconds": time.perf_counter() - began,
         **measure(setting, chosen),
     }
@@ -214,8 +207,3 @@ def _best_of_n(cell: Cell, setting: MoleculeSetting) -> dict[str, Any]:
 
 def _mean(values: np.ndarray) -> float | None:
     return float(values.mean()) if len(values) else None
-
-
-def request(config: CompareConfig) -> dict[str, Any]:
-    """The shared options as plain values."""
-    return to_dict(tuning(config))

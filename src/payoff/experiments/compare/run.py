@@ -10,8 +10,9 @@ from typing import Any
 import polars as pl
 
 from payoff.configs import to_dict
+from payoff.domains.molecules.model import draws_molecules
 from payoff.errors import UserError
-from payoff.experiments.compare import measures, problems
+from payoff.experiments.compare import measures, molecules, problems
 from payoff.experiments.compare.cell import RESULT, SPEC
 from payoff.experiments.compare.config import BASELINES, PROBLEMS, CompareConfig
 from payoff.experiments.compare.plan import Cell, base_cell, plan
@@ -92,6 +93,8 @@ def _checked(config: CompareConfig, cells: list[Cell]) -> tuple[str, str]:
     if config.source in PROBLEMS:
         problems.check(config)
         return "", config.source
+    if draws_molecules(config.source):
+        return molecules.check(config, cells)
     tuning = config.tuning()
     job = read_job(tuning, config.seed)
     tried: set[str] = set()
@@ -108,16 +111,17 @@ def _work(
     config: CompareConfig, cells: list[Cell], folder: RunFolder, reporter: Reporter
 ) -> dict[str, str]:
     """Run the cells; what went wrong, by the cells' names. The bases come first."""
-    problem = config.source in PROBLEMS
+    problem, molecular = config.source in PROBLEMS, draws_molecules(config.source)
     places = {cell.name: folder.path / CELLS / cell.name for cell in cells}
-    tuning = to_dict(config.tuning())
+    tuning = to_dict(molecules.tuning(config) if molecular else config.tuning())
     for cell in cells:
         own = dict(tuning)
-        if not problem and cell.kind != "base":
+        if not problem and not molecular and cell.kind != "base":
             first = base_cell(cell.seed).name
             own["base"] = str(folder.path.resolve() / CELLS / first / "work")
         shared = {
             "problem": config.source if problem else None,
+            "molecules": molecular,
             "samples": config.samples,
             "temperature": config.temperature,
             "tuning": own,
@@ -155,8 +159,7 @@ def _finish(
     folder: RunFolder,
     reporter: Reporter,
 ) -> pl.DataFrame:
-    problem = config.source in PROBLEMS
-    told = problems.MEASURES if problem else measures.MEASURES
+    told, shown, domain = _columns(config)
     rows: list[dict[str, Any]] = []
     for cell in cells:
         if cell.kind == "base" and "base" not in config.compared():
@@ -175,13 +178,12 @@ def _finish(
     with folder.replacing("table.csv") as path:
         table.write_csv(path)
     with folder.replacing("table.md") as path:
-        shown = PROBLEM_COLUMNS if problem else TABLE_COLUMNS
         path.write_text(both_tables(table, told, shown), encoding="utf-8")
     folder.finish(
         {
             "kind": "compare",
             "command": command(config, folder.path),
-            "domain": config.source if problem or config.source in BUILT_IN else "vectors",
+            "domain": domain,
             "name": name,
             "seed": config.seed,
             "config": request,
@@ -202,6 +204,16 @@ def _finish(
         }
     )
     return frame
+
+
+def _columns(config: CompareConfig) -> tuple[dict[str, str], tuple[str, ...], str]:
+    """(what is measured, the columns of the text table, the domain) of what is compared."""
+    if config.source in PROBLEMS:
+        return problems.MEASURES, PROBLEM_COLUMNS, config.source
+    if draws_molecules(config.source):
+        return molecules.MEASURES, molecules.COLUMNS, "molecules"
+    domain = config.source if config.source in BUILT_IN else "vectors"
+    return measures.MEASURES, TABLE_COLUMNS, domain
 
 
 def _score_name(config: CompareConfig) -> str:

@@ -22,7 +22,7 @@ from payoff.experiments.finetune.tables import read_job
 from payoff.experiments.machine import check_device, threads
 from payoff.experiments.progress import Reporter
 from payoff.experiments.records import read_record
-from payoff.samplers import DDIM
+from payoff.samplers import Sampler, stochastic
 
 
 def sample(
@@ -61,7 +61,7 @@ def sample(
     return frame.with_columns(support.round_sig_figs(DIGITS))
 
 
-def reopen(run: str | Path) -> tuple[Designs, Base, DDIM, TuneConfig, int]:
+def reopen(run: str | Path) -> tuple[Designs, Base, Sampler, TuneConfig, int]:
     """(what samples stand for, the tuned model, its sampler, options, seed) of a finished run.
 
     The run folder is enough: the table it was made from may have changed or be gone, and where the
@@ -77,7 +77,8 @@ def reopen(run: str | Path) -> tuple[Designs, Base, DDIM, TuneConfig, int]:
     try:
         asked, domain = dict(record["config"]), record["domain"]
         steps, seed = int(asked["sampler_steps"]), int(asked["seed"])
-        noise = float(asked.get("sampler_noise", 1.0))  # older runs had no choice
+        noise = asked.get("sampler_noise")  # older runs had no choice
+        noise = None if noise is None else float(noise)
         known = TuneConfig.__dataclass_fields__
         config = TuneConfig(**{k: v for k, v in asked.items() if k in known})
     except (KeyError, TypeError, ValueError) as error:
@@ -94,7 +95,7 @@ def reopen(run: str | Path) -> tuple[Designs, Base, DDIM, TuneConfig, int]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"the run folder is damaged: {run / CODEC} cannot be read") from error
     base = Base.load(run / MODEL, config.device, config.precision)
-    sampler = DDIM(base.denoiser, (base.dim,), steps, eta=noise)
+    sampler = stochastic(base.denoiser, (base.dim,), steps, noise)
     return Designs(job, base), base, sampler, config, seed
 
 

@@ -29,7 +29,7 @@ from payoff.experiments.finetune.rewards import (
 )
 from payoff.finetuning import FinetuneConfig, Finetuner
 from payoff.rewards.ledger import Ledger
-from payoff.samplers import DDIM
+from payoff.samplers import stochastic
 from payoff.spaces import Condition
 
 LEDGER = "ledger.sqlite"
@@ -132,11 +132,8 @@ class Setting:
 
     def draw(self, base: Base, n: int, generator: torch.Generator) -> Tensor:
         """Samples (n, d) of a model in this run's coordinates."""
-        sampler = DDIM(
-            base.denoiser,
-            (base.dim,),
-            self.loop.sampler_steps,
-            eta=self.loop.sampler_noise,
+        sampler = stochastic(
+            base.denoiser, (base.dim,), self.loop.sampler_steps, self.loop.sampler_noise
         )
         return sampler.sample(n, base.cond, generator=generator).clone()
 

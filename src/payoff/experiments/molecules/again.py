@@ -16,7 +16,7 @@ from payoff.errors import UserError
 from payoff.experiments.machine import threads
 from payoff.experiments.progress import Reporter
 from payoff.experiments.records import RECORD, REQUEST, read_record
-from payoff.samplers import DDIM
+from payoff.samplers import stochastic
 
 BATCH = 100
 STREAMS = 1000  # a finished run drew with its seed and a few numbers above
@@ -74,7 +74,7 @@ def sample(
         advance(0)
         for cond in _parts(draw_sizes(model.sizes, count, generator=generator)["mask"]):
             shape = (cond["mask"].shape[1], model.shape[1])
-            sampler = DDIM(model.denoiser, shape, default if steps is None else steps, eta=noise)
+            sampler = stochastic(model.denoiser, shape, steps or default, noise)
             x = sampler.sample(len(cond["mask"]), cond, generator=generator)
             found += model.codec.decode(x, cond)
             advance(len(found))
@@ -137,12 +137,14 @@ def _record(folder: Path) -> dict[str, Any]:
     return read_record(folder) if begun else {}
 
 
-def _sampling(record: dict[str, Any], folder: Path) -> tuple[int, float, int]:
+def _sampling(record: dict[str, Any], folder: Path) -> tuple[int, float | None, int]:
     """(steps, noise, seed) that a run's molecules were drawn with."""
     if not record:
         return STEPS, NOISE, 0
     try:
         asked = record["config"]
-        return int(asked["sampler_steps"]), float(asked["sampler_noise"]), int(record["seed"])
+        noise = asked.get("sampler_noise")  # older runs had no choice
+        steps, seed = int(asked["sampler_steps"]), int(record["seed"])
+        return steps, None if noise is None else float(noise), seed
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{folder / RECORD} is damaged: {error}") from error

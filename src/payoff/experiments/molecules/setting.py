@@ -26,7 +26,7 @@ from payoff.experiments.molecules.config import MoleculeConfig
 from payoff.experiments.molecules.rewards import MoleculeBox, decoded, judge_of
 from payoff.finetuning import FinetuneConfig, Finetuner, Monitor
 from payoff.rewards.ledger import Ledger
-from payoff.samplers import DDIM
+from payoff.samplers import stochastic
 from payoff.spaces import Condition
 
 POOL = 4096  # sets of sizes that rounds draw their conditions from
@@ -42,7 +42,7 @@ class Judges:
     held_out: NamedReward | None
 
 
-def find_judges(config: MoleculeConfig, method: Finetuner) -> Judges:
+def find_judges(config: MoleculeConfig, method: Finetuner | None = None) -> Judges:
     """The rewards that the options name.
 
     Raises:
@@ -54,7 +54,7 @@ def find_judges(config: MoleculeConfig, method: Finetuner) -> Judges:
             "MODULE:FUNCTION: a function of one molecule that returns a number"
         )
     reward = judge_of(config.reward)
-    if method.needs_gradient:
+    if method is not None and method.needs_gradient:
         raise UserError(
             f"--method {method.name} needs the reward's gradient, and {config.reward} is a black "
             "box: choose a method that only asks for values, such as rgdm, ddpo, dpok or rwr"
@@ -113,7 +113,7 @@ class MoleculeSetting:
         generator = self.generator(stream)
         cond = self.model.conditions(n, generator=generator)
         loop = self.loop
-        sampler = DDIM(denoiser, self.model.shape, loop.sampler_steps, eta=loop.sampler_noise)
+        sampler = stochastic(denoiser, self.model.shape, loop.sampler_steps, loop.sampler_noise)
         x = sampler.sample(n, cond, generator=generator, batch_size=BATCH)
         return decoded(self.model.codec, x, {"mask": cond["mask"]})
 
