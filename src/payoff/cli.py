@@ -30,11 +30,10 @@ from payoff.commands import (
     preferred,
     with_options,
 )
-from payoff.domains.molecules.config import DATA_SET
 from payoff.errors import UserError
 from payoff.experiments.design.config import PRESETS, DesignConfig
 from payoff.experiments.molecules.config import refuse_others
-from payoff.experiments.molecules.design_config import OfDesignedMolecules
+from payoff.experiments.molecules.design.config import OfDesignedMolecules
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -53,7 +52,10 @@ STOPPED = 130  # exit code after Ctrl-C or SIGTERM
 @with_options(DesignConfig, OfDesignedMolecules)
 def design(
     source: Annotated[
-        str, typer.Argument(help="a CSV, TSV or Parquet table, or: airfoils, or molecules: qm9")
+        str,
+        typer.Argument(
+            help="a CSV, TSV or Parquet table, or: airfoils, or molecules: qm9, or a file of them"
+        ),
     ],
     options: dict[str, Any],
     given: set[str],
@@ -64,7 +66,7 @@ def design(
     quiet: Quiet = False,
 ) -> None:
     """Propose designs with a better score that still look like the data."""
-    if source == DATA_SET:
+    if commands.designs_molecules(source, given):
         flags = {"resume": resume, "overwrite": overwrite, "quiet": quiet}
         commands.design_molecules(source, options, given, out, preset, **flags)
         return
@@ -120,10 +122,8 @@ def sample(
     from payoff.domains.molecules.model import draws_molecules
 
     if draws_molecules(run):
-        if aim is not None:
-            raise UserError("--aim is for runs of payoff design, not for models of molecules")
-        how = {"steps": steps, "kind": products}
-        commands.sample_molecules(run, count=count, seed=seed, **how, out=out, quiet=quiet)
+        asked: dict[str, Any] = {"count": count, "aim": aim, "seed": seed, "steps": steps}
+        commands.sample_molecules(run, **asked, kind=products, out=out, quiet=quiet)
         return
     if not run.exists() and len(run.parts) == 1:
         from payoff.pretrained import shipped

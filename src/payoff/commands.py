@@ -22,8 +22,8 @@ from payoff.experiments.compare.config import CompareConfig
 from payoff.experiments.finetune.config import PRESETS, TuneConfig
 from payoff.experiments.molecules.config import PRESETS as MOLECULE_PRESETS
 from payoff.experiments.molecules.config import MoleculeConfig, OfMolecules, refuse_others
-from payoff.experiments.molecules.design_config import PRESETS as DESIGN_PRESETS
-from payoff.experiments.molecules.design_config import MoleculeDesignConfig
+from payoff.experiments.molecules.design.config import OWN_PRESETS, MoleculeDesignConfig
+from payoff.experiments.molecules.design.config import PRESETS as DESIGN_PRESETS
 from payoff.experiments.steer.config import PRESETS as STEER_PRESETS
 from payoff.experiments.steer.config import SteerConfig
 from payoff.finetuning.config import FinetuneConfig
@@ -31,6 +31,7 @@ from payoff.finetuning.config import FinetuneConfig
 _NAMES = {"identifiers": "--id", "settings": "--set", "minimize": "--minimize/--maximize"}
 _NAMES["compile"] = "--compile/--no-compile"
 _MULTIPLE = "; may be given several times"
+OF_COLUMNS = {"identifiers", "categorical", "fixed", "bounds"}
 CONTINUE: list[str] = []  # the command that continues what is running now
 
 
@@ -160,6 +161,17 @@ def _finetune_molecules(
     _report(folder)
 
 
+def designs_molecules(source: str, given: set[str]) -> bool:
+    """Whether ``payoff design`` is asked for molecules: by its source and its options."""
+    if source == DATA_SET or "smiles" in given:
+        return True
+    if given & OF_COLUMNS:  # what says something about a table's columns
+        return False
+    from payoff.domains.molecules.columns import is_molecules
+
+    return is_molecules(Path(source))
+
+
 def design_molecules(
     source: str,
     options: dict[str, Any],
@@ -168,16 +180,17 @@ def design_molecules(
     preset: str,
     **flags: bool,
 ) -> None:
-    """``payoff design`` where the source is a data set of molecules."""
+    """``payoff design`` where the source is a data set or a file of molecules."""
     refuse_others(given, MoleculeDesignConfig, what="molecules: it is for tables")
     # defaults are the molecules' own, where the user set nothing
     options = {k: v for k, v in options.items() if k in given}
-    options = preferred(options, given, preset, DESIGN_PRESETS)
+    presets = DESIGN_PRESETS if source == DATA_SET else OWN_PRESETS
+    options = preferred(options, given, preset, presets)
     config = MoleculeDesignConfig(source=source, **options)
-    stem = f"{source}-{config.score}"
+    stem = f"{Path(source).stem}-{config.score}"
     folder = out if out is not None else free_folder(stem, flags["resume"])
 
-    from payoff.experiments.molecules.design import design as run
+    from payoff.experiments.molecules.design.run import design as run
 
     CONTINUE[:] = continuing(sys.argv[1:], folder, out is not None)
     frame = run(config, folder, **flags)
@@ -308,22 +321,40 @@ def sample_rows(
     print(f"designs: {out} ({len(frame)})")
 
 
-def sample_molecules(name: Path, *, out: Path | None, **how: Any) -> None:
+def sample_molecules(name: Path, *, aim: float | None, out: Path | None, **how: Any) -> None:
     """``payoff sample`` of a model of molecules: a file by its suffix, or the terminal."""
     from payoff.domains.molecules.files import write_molecules
     from payoff.experiments.molecules import again
 
+    again.check_numbers(how["count"], how["steps"], how["seed"], how["kind"])
     if out is not None:
         again.check_out(out)
-    found = again.sample(name, **how)
+    columns = None
+    if again.is_design(name):
+        from payoff.experiments.molecules.design.again import sample as designed
+
+        frame, found = designed(name, aim=aim, **how)
+        columns = _beside(frame, out)
+    elif aim is not None:
+        raise UserError("--aim is for runs of payoff design, not for models of molecules")
+    else:
+        found = again.sample(name, **how)
     if out is None:
         sys.stdout.write(again.lines(found))
         sys.stdout.flush()
         print(again.told(found), file=sys.stderr)
         return
-    written = write_molecules(out, found)
+    written = write_molecules(out, found, columns)
     print(again.told(found))
     print(f"molecules: {out} ({written})")
+
+
+def _beside(frame: Any, out: Path | None) -> Any:
+    """The columns of designs that a format has room for."""
+    kind = "" if out is None else out.suffix.lower()
+    if kind in ("", ".smi"):
+        return None
+    return frame.drop("smiles", "valid") if kind == ".csv" else frame
 
 
 def _report(folder: Path) -> None:

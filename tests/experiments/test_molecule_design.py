@@ -12,13 +12,18 @@ import torch
 
 from experiments.design_runs import call, files
 from molecule_models import need_qm9, trained
+from payoff.domains.molecules.codecs import AllAtoms
 from payoff.domains.molecules.features import features
 from payoff.domains.molecules.loop import Loop
+from payoff.domains.molecules.model import MoleculeModel
 from payoff.domains.molecules.molecule import Molecule
 from payoff.domains.molecules.qm9 import load_qm9, split
 from payoff.errors import UserError
-from payoff.experiments.molecules import design as job
-from payoff.experiments.molecules.design_config import MoleculeDesignConfig
+from payoff.experiments.molecules.again import sample
+from payoff.experiments.molecules.design import again, aims, data
+from payoff.experiments.molecules.design import run as job
+from payoff.experiments.molecules.design.config import MoleculeDesignConfig
+from payoff.experiments.molecules.design.score import learn
 from payoff.experiments.progress import Reporter
 from payoff.pretrained import from_pretrained
 
@@ -32,8 +37,12 @@ TINY = {
 def _few(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Four hundred molecules stand for a part, and an empty folder for the user's."""
     need_qm9()
-    monkeypatch.setattr(job, "split", lambda name, size: split("train", size)[:400])
+    monkeypatch.setattr(data, "split", lambda name, size: split("train", size)[:400])
+    monkeypatch.setattr(data, "known_smiles", lambda part: frozenset({"C", "CC"}))
     monkeypatch.chdir(tmp_path)
+
+
+QUIET = Reporter(True)
 
 
 def test_features_do_not_change_with_motions_and_order() -> None:
@@ -64,15 +73,15 @@ def test_few_labels_tell_more_than_the_number_of_atoms() -> None:
     """Hidden labels are predicted, though a fifth is all that is learned from."""
     from payoff.domains.molecules.property import size_error
 
-    setting = job.make_setting(MoleculeDesignConfig(**TINY))
+    setting = data.make_setting(MoleculeDesignConfig(**TINY), QUIET)
     known = setting.labels.isfinite()
     assert int(known.sum()) == 80
-    data = load_qm9()
+    qm9 = load_qm9()
     rows = split("train")[:400]
-    truth = data.column("alpha")[rows].double()
-    _, summary, pseudo = job.learn(setting, MoleculeDesignConfig(**TINY), Reporter(True))
+    truth = qm9.column("alpha")[rows].double()
+    _, summary, pseudo = learn(setting, MoleculeDesignConfig(**TINY), QUIET)
     error = float((pseudo - truth)[~known].abs().mean())
-    sizes = data.sizes[rows]
+    sizes = qm9.sizes[rows]
     assert error < size_error(sizes[known], truth[known], sizes[~known], truth[~known])
     assert summary["chosen"] == "ridge"
 
@@ -80,20 +89,18 @@ def test_few_labels_tell_more_than_the_number_of_atoms() -> None:
 def test_noise_on_labels_has_the_stated_size() -> None:
     config = MoleculeDesignConfig(**{**TINY, "labelled": 1.0, "noise": 0.5})
     truth = load_qm9().column("alpha")[split("train")[:400]].double()
-    noise = job.make_setting(config).labels - truth
+    noise = data.make_setting(config, QUIET).labels - truth
     assert float(noise.std() / truth.std()) == pytest.approx(0.5, rel=0.1)
 
 
 def test_sizes_are_those_of_molecules_near_the_aim() -> None:
     pseudo = torch.linspace(0, 100, 10_000)
-    assert len(job.near(pseudo, 30.0)) == 100
-    assert (pseudo[job.near(pseudo, 30.0)] - 30).abs().max() < 0.6
-    assert float(pseudo[job.near(pseudo, 1e6)].min()) > 98.9
+    assert len(aims.near(pseudo, 30.0)) == 100
+    assert (pseudo[aims.near(pseudo, 30.0)] - 30).abs().max() < 0.6
+    assert float(pseudo[aims.near(pseudo, 1e6)].min()) > 98.9
 
 
-def test_the_command_leaves_molecules_and_a_record(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_leaves_molecules_and_a_record(monkeypatch: pytest.MonkeyPatch) -> None:
     words = [f"--{k.replace('_', '-')}={v}" for k, v in TINY.items()]
     assert call(monkeypatch, "design", "qm9", *words, "--out", "run", "--quiet") == 0
     out = Path("run")
@@ -108,10 +115,8 @@ def test_the_command_leaves_molecules_and_a_record(
     assert "learned from 80 labels among 400 molecules" in page
     frame = pl.read_csv(out / "designs.csv")
     assert len(frame) == 6
-    assert {"smiles", "predicted", "valid", "stable"} <= set(frame.columns)
+    assert {"smiles", "predicted", "valid", "stable", "novel", "support"} <= set(frame.columns)
     assert from_pretrained(out / "model").net.label_dim == 1
-    assert call(monkeypatch, "sample", "run") == 2
-    assert "drawn at its aim" in capsys.readouterr().err
 
 
 def test_a_stopped_run_goes_on_to_the_same_molecules(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,15 +155,56 @@ def test_it_begins_with_the_base_and_guidance_changes_samples(tmp_path: Path) ->
     assert not np.array_equal(found[0.0]["predicted"], found[3.0]["predicted"])
 
 
+def test_an_aim_is_chosen_and_the_run_draws_more(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What is drawn again are molecules of the same model, at the run's aim or at another."""
+    base = trained(tmp_path / "base", steps=60)
+    words = {**TINY, "base": base, "aims": 2, "sampler_steps": 6}
+    words.pop("aim")
+    given = [f"--{k.replace('_', '-')}={v}" for k, v in words.items()]
+    assert call(monkeypatch, "design", "qm9", *given, "--out", "run", "--quiet") == 0
+    record = json.loads(Path("run/run.json").read_text())
+    assert record["aim"]["mode"] == "auto"
+    assert record["aim"]["chosen"] > 70  # a deviation above the mean at least
+    assert len(pl.read_csv("run/sweep.csv")) == 2
+    monkeypatch.setattr(data, "load_qm9", None)  # the run's folder is enough
+    monkeypatch.setattr(data, "known_smiles", None)
+    frames = [again.sample("run", count=5, aim=aim, quiet=True)[0] for aim in (None, None, 60.0)]
+    assert frames[0].equals(frames[1])
+    assert not frames[0].equals(frames[2])
+    assert frames[0].columns == pl.read_csv("run/designs.csv").columns
+    assert call(monkeypatch, "sample", "run", "--count", "3", "--out", "more.xyz") == 0
+    assert len(sample("run", count=3, quiet=True)) == 3
+    assert call(monkeypatch, "sample", "run/model", "--aim", "3") == 2
+
+
+@pytest.mark.parametrize("given", ["codec", "base"])
+def test_all_atoms_can_be_designed_too(
+    given: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    words = {**TINY, "codec": "all"}
+    if given == "base":
+        words = {**TINY, "base": str(trained(tmp_path / "base", steps=2, codec="all"))}
+    frame = job.design(MoleculeDesignConfig(**words), "run", quiet=True)
+    assert len(frame) == 6
+    made = MoleculeModel.load("run")
+    assert made.codec == AllAtoms()
+    sizes = load_qm9().sizes[split("train")[:400]]
+    assert made.shape[0] == int(sizes.max())
+
+
 @pytest.mark.parametrize(
     ("command", "message"),
     [
         ("design qm9", "which property? Name it with --score"),
         ("design qm9 --score beta --aim 1", "QM9 has no property 'beta'"),
-        ("design qm9 --score alpha", "molecules need an --aim"),
+        ("design qm9 --score alpha --smiles smiles", "--smiles is for a table of your own"),
+        ("design qm9 --score alpha --codec atoms", "--codec atoms: choose one of united, all"),
+        ("design qm9 --score alpha --part tests", "--part tests: choose one of train"),
         ("design qm9 --score alpha --aim 90 --labelled 0.01", "at least 20 are needed"),
         ("design qm9 --score alpha --aim 90 --base nowhere", "there is no model 'nowhere'"),
-        ("design qm9 --score alpha --aim 90 --support 2", "--support does not apply to molecules"),
+        ("design qm9 --score alpha --aim 90 --oversample 2", "--oversample does not apply"),
         ("design airfoils --base qm9", "--base does not apply to a table"),
     ],
 )

@@ -30,7 +30,7 @@ FOLDERS = (STATE, "model", "reward", "base")
 RESULTS = (
     *("designs.csv", "sweep.csv", "data.parquet", "codec.json", "report.html"),
     *("base_designs.csv", "history.csv", "compare.csv", "table.csv", "table.md"),
-    *("designs.sdf", "base_designs.sdf"),
+    *("designs.sdf", "base_designs.sdf", "compounds.parquet", "failed.csv"),
 )
 """What a run of any kind leaves beside its folders; a ledger stays, its answers remain true."""
 TABLE = "table"  # the entry of a request that stands for what the table holds

@@ -12,29 +12,45 @@ import polars as pl
 from payoff.report import molecules
 from payoff.report.canvas import Figure
 from payoff.report.finetune.page import circumstances
-from payoff.report.formatting import count, number, plural, text
+from payoff.report.formatting import aligned, count, number, plural, text
 from payoff.report.frame import Card, Head, Section, draw, folded, render
 from payoff.report.recorded import Array, Recorded, damaged, flags, floats, median, read
 from payoff.report.recorded import read_record as record_of
-from payoff.report.tables import command, reward_candidates
+from payoff.report.tables import Cell, command, number_cells, reward_candidates, table
 
-STRUCTURES, DESIGNS = "designs.sdf", "designs.csv"
-COLUMNS = ("smiles", "predicted", "predicted_low", "predicted_high", "valid", "stable")
+STRUCTURES, DESIGNS, SWEEP = "designs.sdf", "designs.csv", "sweep.csv"
+COLUMNS = ("smiles", "predicted", "predicted_low", "predicted_high", "valid", "novel", "support")
+AIMS = {
+    "aim": "aim",
+    "predicted_mean": "predicted, mean",
+    "pessimistic": "pessimistic",
+    "off_support": "support, median",
+    "accepted": "that count",
+}
+TOP_ROWS = 20
 
 
 @dataclass(frozen=True)
 class MoleculeDesigns(Recorded):
-    """A finished run: its molecules, nearest to the aim first.
+    """A finished run: its molecules in the order of ``designs.csv``.
 
     Attributes:
         smiles: of each molecule (m); None where it is not valid.
-        predicted: (m,) learned scores, in the property's unit.
+        predicted, low, high: (m,) learned scores and their 90 % intervals, in the score's unit.
+        support: (m,) distance from the data, 1 = their own 95 % quantile.
+        novel: whether the compound is new, "true", "false" or None, as text (m).
         valid: (m,) whether bonds were found.
+        sweep: the columns of ``sweep.csv``, None where the aim was given.
     """
 
     smiles: list[str | None]
     predicted: Array
+    low: Array
+    high: Array
+    support: Array
+    novel: list[str | None]
     valid: npt.NDArray[np.bool_]
+    sweep: dict[str, Array] | None
 
 
 def load(folder: Path) -> MoleculeDesigns:
@@ -49,14 +65,30 @@ def load(folder: Path) -> MoleculeDesigns:
     lacking = [name for name in COLUMNS if name not in frame.columns]
     if lacking:
         raise damaged(folder / DESIGNS, f"has no column {', '.join(lacking)}")
-    predicted, valid = floats(frame["predicted"]), flags(frame["valid"])
-    return MoleculeDesigns(folder, record, frame["smiles"].to_list(), predicted, valid)
+    sweep = None
+    if record.get("aim", {}).get("mode") == "auto":
+        tried = read(folder / SWEEP, lambda path: pl.read_csv(path, infer_schema=False))
+        if absent := [name for name in AIMS if name not in tried.columns]:
+            raise damaged(folder / SWEEP, f"has no column {', '.join(absent)}")
+        sweep = {name: floats(tried[name]) for name in AIMS}
+    return MoleculeDesigns(
+        folder,
+        record,
+        smiles=frame["smiles"].to_list(),
+        predicted=floats(frame["predicted"]),
+        low=floats(frame["predicted_low"]),
+        high=floats(frame["predicted_high"]),
+        support=floats(frame["support"]),
+        novel=frame["novel"].to_list(),
+        valid=flags(frame["valid"]),
+        sweep=sweep,
+    )
 
 
 def page(run: MoleculeDesigns) -> str:
     """The whole page."""
     figures: list[Figure] = []
-    sections = [_designs(run, figures), _reward(run), _made(run)]
+    sections = [_designs(run, figures), _aims(run), _reward(run), _made(run)]
     return render(run, _head(run), sections, figures)
 
 
@@ -64,41 +96,92 @@ def _head(run: MoleculeDesigns) -> Head:
     aim, unit, n = run.number("aim", "chosen"), text(run.unit), len(run.valid)
     middle = median(run.predicted[run.valid])
     labelled, rows = run.number("data", "labelled"), run.number("data", "rows")
+    score = text(run.score, 60)
+    chosen = run.get("aim", "mode") == "auto"
+    sense = "low" if run.sign < 0 else "high"
+    wish = f"is as {sense} as the data allow" if chosen else f"is {number(aim)} {unit}".rstrip()
+    cards = [
+        Card("aim", number(aim), "chosen" if chosen else unit),
+        Card("predicted", number(middle), "median of the valid"),
+        Card("valid", count(int(run.valid.sum())), f"of {count(n)}"),
+        Card("like the data", count(run.number("designs", "supported")), "valid, support up to 1"),
+        Card("new", count(run.number("designs", "novel")), "compounds not in the data"),
+    ]
+    if run.number("designs", "stable") is not None:  # the table of valences knows the elements
+        cards.append(Card("stable", count(run.number("designs", "stable")), f"of {count(n)}"))
     return Head(
         command="payoff design",
         title=f"{run.name}: molecules at {number(aim)}",
         question=(
-            f"Molecules whose {text(run.score)} is {number(aim)} {unit}, learned from "
-            f"{count(labelled)} labels among {count(rows)} molecules."
+            f"Molecules whose {score} {wish}, learned from {count(labelled)} labels among "
+            f"{count(rows)} molecules."
         ),
         answer=(
             f"{plural(n, 'molecule')}, of which {count(int(run.valid.sum()))} are valid; the "
-            f"median predicted {text(run.score)} of these is {number(middle)} {unit}."
+            f"median predicted {score} of these is {number(middle)} {unit}".rstrip()
+            + "."
         ),
         verdict=(
             "Predicted scores are those of the learned score, which the generator was taught: "
             "an independent judge has to confirm them."
         ),
-        cards=[
-            Card("aim", number(aim), unit),
-            Card("predicted", number(middle), "median of the valid"),
-            Card("valid", count(int(run.valid.sum())), f"of {count(n)}"),
-            Card("stable", count(run.number("designs", "stable")), f"of {count(n)}"),
-            Card("different", count(run.number("designs", "unique")), "SMILES among the valid"),
-        ],
+        cards=cards,
     )
 
 
 def _designs(run: MoleculeDesigns, figures: list[Figure]) -> Section:
     rows = np.flatnonzero(run.valid)[: molecules.SHOWN]
     notes = [f"predicted {number(run.predicted[i])}" for i in rows]
-    content = molecules.gallery("Nearest to the aim", [run.smiles[i] for i in rows], notes)
+    title = "The best" if run.get("aim", "mode") == "auto" else "Nearest to the aim"
+    content = molecules.gallery(title, [run.smiles[i] for i in rows], notes)
     found = molecules.first_structure(run.folder / STRUCTURES, int(run.valid.sum()))
     if found is not None:
         place, molecule = found
         told = f"Molecule {place + 1}: predicted {number(run.predicted[place])}."
         content += draw(molecules.ball_and_stick("structure", molecule, told), figures)
+    content += _table(run)
     return Section("designs", "The molecules", content or "<p>None of them is valid.</p>")
+
+
+def _table(run: MoleculeDesigns) -> str:
+    """The first valid molecules with what is known about them; empty if there are none."""
+    rows = np.flatnonzero(run.valid)[:TOP_ROWS]
+    if not len(rows):
+        return ""
+    ends = zip(aligned(run.low[rows]), aligned(run.high[rows]), run.low[rows], strict=True)
+    written: dict[str, list[Cell]] = {
+        "#": [(str(i + 1), float(i + 1)) for i in rows],
+        "molecule": [(text(run.smiles[i], 60), None) for i in rows],
+        "predicted": number_cells(run.predicted[rows]),
+        "90 % interval": [(f"{a} … {b}", float(key)) for a, b, key in ends],
+        "new": [("yes" if run.novel[i] == "true" else "no", None) for i in rows],
+        "support": number_cells(run.support[rows], 3),
+    }
+    shown = table(list(written), zip(*written.values(), strict=True), sortable=True)
+    return (
+        f'<div class="wide">{shown}</div><p class="caption">The first {len(rows)} valid ones; all '
+        "are in designs.csv. New: the compound, its stereochemistry aside, is not in the data. "
+        "Support is the distance from where the data are dense: up to 1, a molecule is as usual as "
+        "95 % of the data.</p>"
+    )
+
+
+def _aims(run: MoleculeDesigns) -> Section | None:
+    """What every aim of the sweep gave; nothing where the aim was given."""
+    if run.sweep is None:
+        return None
+    told = (
+        f"<p>{number(run.number('aim', 'chosen'))}: {text(run.get('aim', 'reason'))}. The "
+        "pessimistic score is the prediction less its doubt, averaged over the molecules that "
+        "count: valid, inside the data's support and different from each other. Where too few "
+        "count there is none.</p>"
+    )
+    cells = [
+        [(count(v), float(v)) for v in values] if name == "accepted" else number_cells(values)
+        for name, values in run.sweep.items()
+    ]
+    shown = table(list(AIMS.values()), zip(*cells, strict=True))
+    return Section("aims", "How the aim was chosen", f"{told}{shown}")
 
 
 def _reward(run: MoleculeDesigns) -> Section:

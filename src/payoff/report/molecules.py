@@ -8,7 +8,7 @@ from pathlib import Path
 import plotly.graph_objects as go
 import torch
 
-from payoff.domains.molecules.bonds import bond_orders
+from payoff.domains.molecules.bonds import bond_orders, bonded
 from payoff.domains.molecules.molecule import Molecule
 from payoff.errors import UserError
 from payoff.report.canvas import Figure, base
@@ -99,7 +99,9 @@ def ball_and_stick(key: str, molecule: Molecule, told: str) -> Figure:
 
 def _sticks(plot: go.Figure, molecule: Molecule) -> None:
     """One line a bond, two or three beside each other where it is double or triple."""
-    orders, r = bond_orders(molecule.numbers, molecule.positions), molecule.positions
+    numbers, r = molecule.numbers, molecule.positions
+    # where the table has no entry the radii tell of a bond, and not of its order
+    orders = torch.maximum(bond_orders(numbers, r), bonded(numbers, r).long())
     ends: list[list[float | None]] = [[], [], []]
     for i, j in orders.triu().nonzero().tolist():
         order = int(orders[i, j])

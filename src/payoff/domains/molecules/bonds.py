@@ -66,7 +66,7 @@ def bonded(numbers: Tensor, positions: Tensor) -> Tensor:
 
     Shapes as in :func:`bond_orders`.
     """
-    return (bond_orders(numbers, positions) > 0) | _beyond_table(numbers, positions)
+    return (bond_orders(numbers, positions) > 0) | beyond_table(numbers, positions)
 
 
 def stable_atoms(numbers: Tensor, positions: Tensor) -> Tensor:
@@ -78,7 +78,7 @@ def stable_atoms(numbers: Tensor, positions: Tensor) -> Tensor:
     wanted = torch.full((256,), -1)
     wanted[list(VALENCE)] = torch.tensor(list(VALENCE.values()))
     right = bond_orders(numbers, positions).sum(1) == wanted.to(numbers.device)[numbers]
-    return right & ~_beyond_table(numbers, positions).any(1)
+    return right & ~beyond_table(numbers, positions).any(1)
 
 
 def in_table(numbers: Tensor) -> bool:
@@ -86,20 +86,24 @@ def in_table(numbers: Tensor) -> bool:
     return set(numbers.tolist()) <= set(VALENCE)
 
 
-def _beyond_table(numbers: Tensor, positions: Tensor) -> Tensor:
-    """Pairs (n, n) that the table does not know and that radii say are bonded."""
+def beyond_table(numbers: Tensor, positions: Tensor) -> Tensor:
+    """Pairs (..., n, n) that the table does not know and that radii say are bonded.
+
+    Shapes: numbers (..., n), positions (..., n, 3). Where a number is 0 there is no atom.
+    """
     known = torch.zeros(256, dtype=torch.bool)
-    known[list(VALENCE)] = True
+    known[[0, *VALENCE]] = True
     here = known.to(numbers.device)[numbers]
-    pairs = ~(here.unsqueeze(0) & here.unsqueeze(1))
+    pairs = ~(here.unsqueeze(-2) & here.unsqueeze(-1))
     if not bool(pairs.any()):
         return pairs
     radii = torch.full((256,), max(RADIUS.values()), dtype=positions.dtype)
-    radii[list(RADIUS)] = torch.tensor(list(RADIUS.values()), dtype=positions.dtype)
+    radii[[0, *RADIUS]] = torch.tensor([-1e3, *RADIUS.values()], dtype=positions.dtype)
     radius = radii.to(positions.device)[numbers]
-    reach = STRETCH * (radius.unsqueeze(0) + radius.unsqueeze(1))
-    gap = (positions.unsqueeze(0) - positions.unsqueeze(1)).norm(dim=-1)
-    return (pairs & (gap < reach)).fill_diagonal_(False)
+    reach = STRETCH * (radius.unsqueeze(-2) + radius.unsqueeze(-1))
+    gap = (positions.unsqueeze(-3) - positions.unsqueeze(-2)).norm(dim=-1)
+    itself = torch.eye(numbers.shape[-1], dtype=torch.bool, device=numbers.device)
+    return pairs & (gap < reach) & ~itself
 
 
 @cache

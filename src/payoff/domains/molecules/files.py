@@ -8,21 +8,21 @@ one entry, a broken entry) is listed with its row and the reason, and the rest i
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from payoff.domains.molecules.columns import STRUCTURES, TABLES, find_smiles
 from payoff.domains.molecules.entries import Entry, sdf_entries, smiles_entries, xyz_entries
 from payoff.domains.molecules.metrics import smiles_of, to_rdkit
 from payoff.domains.molecules.molecule import Molecule
-from payoff.domains.vectors.reading import read_raw
+from payoff.domains.vectors.reading import RawTable, read_raw
 from payoff.errors import UserError
 
-STRUCTURES, LISTS = (".sdf", ".sd", ".xyz"), (".smi", ".csv")
-TABLES = (".csv", ".tsv", ".tab", ".txt", ".parquet", ".pq")
+LISTS = (".smi", ".csv")
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,13 @@ class Read:
         return len(self.molecules)
 
 
-def read_molecules(path: str | Path, smiles: str | None = None, *, seed: int = 0) -> Read:
+def read_molecules(
+    path: str | Path,
+    smiles: str | None = None,
+    *,
+    seed: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> Read:
     """The molecules of an SDF or XYZ file, or of a table (CSV, TSV, Parquet, .smi) of SMILES.
 
     - **SDF**: hydrogens that are not written out are added with coordinates. A flat drawing is
@@ -69,8 +75,10 @@ def read_molecules(path: str | Path, smiles: str | None = None, *, seed: int = 0
 
     Args:
         path: the file; its suffix says what it is.
-        smiles: the table's column of SMILES; by default the one that is called so.
+        smiles: the table's column of SMILES; by default the one that is called so, or the only one
+            that holds them.
         seed: of the geometries made from SMILES and drawings, each from the same seed.
+        progress: called with the number of entries done after each.
 
     Raises:
         UserError: no such file, not of a known kind, no column of SMILES, or no molecule in it.
@@ -100,7 +108,7 @@ def read_molecules(path: str | Path, smiles: str | None = None, *, seed: int = 0
         entries = smiles_entries([line[0] for line in lines], names, seed)
     else:
         entries = _table_entries(path, smiles, seed)
-    return _collected(path, entries)
+    return _collected(path, entries, progress)
 
 
 def write_molecules(
@@ -237,28 +245,30 @@ def _quoted(value: Any) -> str:
 
 def _table_entries(path: Path, smiles: str | None, seed: int) -> Iterator[Entry]:
     raw = read_raw(path)
-    column = _smiles_column(path, list(raw.columns), smiles)
+    column = _smiles_column(path, raw, smiles)
     cells = raw.columns[column].cast(pl.String).to_list()
     others = pl.DataFrame([cells for name, cells in raw.columns.items() if name != column])
     return smiles_entries(cells, _rows(others, len(cells)), seed)
 
 
-def _smiles_column(path: Path, names: list[str], chosen: str | None) -> str:
+def _smiles_column(path: Path, raw: RawTable, chosen: str | None) -> str:
+    names = list(raw.columns)
     if chosen is not None:
         if chosen not in names:
             raise UserError(f"{path} has no column {chosen!r}: choose from {', '.join(names)}")
         return chosen
-    for fits in (lambda name: name == "smiles", lambda name: "smiles" in name):
-        found = [name for name in names if fits(name.lower())]
-        if len(found) == 1:
-            return found[0]
+    if found := find_smiles(raw):
+        return found
+    several = sum("smiles" in name.lower() for name in names) > 1
     raise UserError(
-        f"{path}: which column holds SMILES? {'Several are' if found else 'None is'} called so; "
+        f"{path}: which column holds SMILES? {'Several are' if several else 'None is'} called so; "
         f"name one of {', '.join(names)}"
     )
 
 
-def _collected(path: Path, entries: Iterator[Entry]) -> Read:
+def _collected(
+    path: Path, entries: Iterator[Entry], progress: Callable[[int], None] | None
+) -> Read:
     molecules: list[Molecule] = []
     rows: list[Row] = []
     failed: list[Failure] = []
@@ -268,6 +278,8 @@ def _collected(path: Path, entries: Iterator[Entry]) -> Read:
             rows.append(row)
         else:
             failed.append(Failure(number, found))
+        if progress is not None:
+            progress(number)
     if not molecules:
         shown = "; ".join(f"{f.row}: {f.reason}" for f in failed[:3])
         more = f"; and {len(failed) - 3} more" if len(failed) > 3 else ""

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from payoff.configs import to_dict
 from payoff.denoisers import Denoiser, NetDenoiser
-from payoff.domains.molecules.codecs import CODECS
+from payoff.domains.molecules.codecs import CODECS, Codec
 from payoff.domains.molecules.config import TrainConfig
 from payoff.domains.molecules.evaluate import evaluate
 from payoff.domains.molecules.loop import CHECKPOINT, GAMMA, LOG, MODEL, Loop, command
@@ -55,9 +55,9 @@ SCHEDULE: Schedule = Sinh(-9.0, 10.0, centre=3.0, width=2.0)
 """Half of a sampler's steps lie between log-SNR -0.7 and 4.9, where atoms and bonds are decided."""
 
 
-def build(config: TrainConfig, label_dim: int = 0) -> NetDenoiser:
-    """A new denoiser as configured; its weights depend on the seed only."""
-    codec = CODECS[config.codec]()
+def build(config: TrainConfig, label_dim: int = 0, codec: Codec | None = None) -> NetDenoiser:
+    """A new denoiser as configured, by default of QM9; its weights depend on the seed only."""
+    codec = codec or CODECS[config.codec]()
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         net = EquivariantTransformer(
@@ -80,16 +80,23 @@ class Run(Loop):
         mask: which nodes exist (n, N).
         out: the run folder.
         labels: (n,) what molecules are labelled with, in its own unit; None = nothing.
+        codec: what x is encoded by, of the kind that the options name; by default QM9's.
     """
 
     shaping = SHAPING
 
     def __init__(
-        self, config: TrainConfig, x: Tensor, mask: Tensor, out: Path, labels: Tensor | None = None
+        self,
+        config: TrainConfig,
+        x: Tensor,
+        mask: Tensor,
+        out: Path,
+        labels: Tensor | None = None,
+        codec: Codec | None = None,
     ) -> None:
         self.config, self.x, self.mask = config, x, mask
-        self.codec = CODECS[config.codec]()
-        self.denoiser = build(config, 0 if labels is None else 1)
+        self.codec = codec or CODECS[config.codec]()
+        self.denoiser = build(config, 0 if labels is None else 1, self.codec)
         self.location, self.spread, self.labels = 0.0, 1.0, labels
         if labels is not None:
             if labels.shape != (len(x),) or not bool(labels.isfinite().all()):
@@ -174,6 +181,9 @@ class Run(Loop):
         """:meth:`begin_from` with weights that are loaded already, called ``name`` in messages."""
         mine, theirs = describe(self.denoiser), describe(found)
         state = dict(found.state_dict())
+        if {"process", "net"} <= set(theirs):
+            # the network reads the log-SNR, so that its weights serve any schedule
+            theirs["process"]["schedule"] = mine["process"]["schedule"]
         if self.labels is not None and "net" in theirs and not theirs["net"].get("label_dim"):
             # the label is read through new columns, and as if it were not there at first
             theirs["net"]["label_dim"] = mine["net"]["label_dim"]

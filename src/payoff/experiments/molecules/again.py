@@ -34,10 +34,11 @@ def sample(
     """Fresh molecules; no reward is called.
 
     Sampler: the reverse-time equation with twice DDPM's noise in 40 steps. A model that was
-    fine-tuned is sampled as it was tuned: the same noise and number of steps.
+    fine-tuned is sampled as it was tuned: the same noise and number of steps. A run of ``payoff
+    design`` is sampled at its aim.
 
     Args:
-        name: of shipped weights, a model folder, a training run or a fine-tuning run.
+        name: of shipped weights, a model folder or a run.
         count: number of molecules.
         seed: another seed gives other molecules.
         steps: of the sampler.
@@ -51,19 +52,12 @@ def sample(
     Raises:
         UserError: there is no such model, a run is unfinished, or a number is out of range.
     """
-    for option, value in (("count", count), ("steps", steps)):
-        if value is not None and value < 1:
-            raise UserError(f"--{option} must be at least 1, got {value}")
-    if kind not in PRODUCTS:
-        raise UserError(f"--products must be one of {', '.join(PRODUCTS)}, got {kind}")
-    if not 0 <= seed < 2**31:
-        raise UserError(f"--seed must be at least 0 and below 2^31, got {seed}")
+    check_numbers(count, steps, seed, kind)
     record = _record(Path(name))
     if record.get("kind") == "design":  # its model without a label would draw any molecule
-        raise UserError(
-            f"{name} is a run of payoff design, whose molecules are drawn at its aim: draw more "
-            f"with another --count, the same options and another --out (see {RECORD})"
-        )
+        from payoff.experiments.molecules.design.again import sample as designed
+
+        return designed(name, count=count, seed=seed, steps=steps, kind=kind, quiet=quiet)[1]
     model = MoleculeModel.load(name)
     default, noise, own = _sampling(record, Path(name))
     reporter = Reporter(quiet)
@@ -79,6 +73,30 @@ def sample(
             found += model.codec.decode(x, cond)
             advance(len(found))
     return found
+
+
+def is_design(name: str | Path) -> bool:
+    """Whether a name stands for a run of ``payoff design``.
+
+    Raises:
+        UserError: it is the folder of an unfinished or damaged run.
+    """
+    return _record(Path(name)).get("kind") == "design"
+
+
+def check_numbers(count: int, steps: int | None, seed: int, kind: str = "auto") -> None:
+    """Refuse what nothing can be drawn with.
+
+    Raises:
+        UserError: a number is out of range, or there is no such kind of products.
+    """
+    if kind not in PRODUCTS:
+        raise UserError(f"--products must be one of {', '.join(PRODUCTS)}, got {kind}")
+    for option, value in (("count", count), ("steps", steps)):
+        if value is not None and value < 1:
+            raise UserError(f"--{option} must be at least 1, got {value}")
+    if not 0 <= seed < 2**31:
+        raise UserError(f"--seed must be at least 0 and below 2^31, got {seed}")
 
 
 def told(molecules: list[Molecule | None]) -> str:
@@ -113,7 +131,8 @@ def check_out(out: Path) -> None:
     Raises:
         UserError: the suffix names no format, or the folder is missing.
     """
-    from payoff.domains.molecules.files import LISTS, STRUCTURES
+    from payoff.domains.molecules.columns import STRUCTURES
+    from payoff.domains.molecules.files import LISTS
 
     known = ", ".join((*STRUCTURES, *LISTS))
     if out.is_dir():
