@@ -228,7 +228,7 @@ def steer(
 def compare(
     source: Annotated[
         str,
-        typer.Argument(help="airfoils, a table, or a closed form: mixture, subspace, chain"),
+        typer.Argument(help="airfoils, a table, qm9, or a closed form: mixture, subspace, chain"),
     ],
     options: dict[str, Any],
     given: set[str],

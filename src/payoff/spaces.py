@@ -23,7 +23,8 @@ Condition = Mapping[str, Tensor]
 """What a sample is conditioned on, by name, every tensor with the batch axis first.
 
 Reserved names: ``mask`` (B, N) bool, which members of a padded set exist; ``label`` (B, k) the
-value asked for; ``label_known`` (B,) 1 or 0, where 0 is the null label of classifier-free training.
+value asked for; ``label_known`` (B,) 1 or 0, where 0 is the null label of classifier-free training,
+or (B, k), a flag for each column, where the network has such flags.
 """
 
 

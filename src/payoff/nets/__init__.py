@@ -6,7 +6,7 @@ nothing of schedules, parametrisations or losses: those belong to the denoiser t
 
 from __future__ import annotations
 
-from payoff.nets.features import FourierFeatures, label_inputs
+from payoff.nets.features import FourierFeatures, label_columns, label_inputs
 from payoff.nets.mlp import ResidualMLP
 
-__all__ = ["FourierFeatures", "ResidualMLP", "label_inputs"]
+__all__ = ["FourierFeatures", "ResidualMLP", "label_columns", "label_inputs"]

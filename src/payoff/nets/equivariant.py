@@ -33,7 +33,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from payoff.nets.features import FourierFeatures, label_inputs
+from payoff.nets.features import FourierFeatures, label_columns, label_inputs
 
 COORDINATES = 3
 
@@ -57,6 +57,7 @@ class Body(nn.Module):
         radius: float = 7.0,
         bumps: int = 48,
         label_dim: int = 0,
+        label_flags: str = "row",
     ) -> None:
         super().__init__()
         counts = (width, depth, heads, pair_width, vectors, hidden, bumps)
@@ -74,10 +75,11 @@ class Body(nn.Module):
             )
         self.features, self.width, self.depth, self.heads = features, width, depth, heads
         self.pair_width, self.vectors, self.hidden = pair_width, vectors, hidden
-        self.radius, self.bumps, self.label_dim = radius, bumps, label_dim
+        self.radius, self.bumps = radius, bumps
+        self.label_dim, self.label_flags = label_dim, label_flags
 
         self.noise = FourierFeatures(16)
-        inputs = 1 + 2 * self.noise.count + (label_dim + 1 if label_dim else 0)
+        inputs = 1 + 2 * self.noise.count + label_columns(label_dim, label_flags)
         embed = max(32, width // 3)
         self.embed = nn.Sequential(nn.Linear(inputs, embed), nn.SiLU(), nn.Linear(embed, embed))
         self.modulate = nn.Linear(embed, depth * 4 * width)
@@ -141,7 +143,7 @@ class Body(nn.Module):
         noise = noise_level.to(x)
         parts = [noise.unsqueeze(-1), self.noise(noise)]
         if self.label_dim:
-            parts.append(label_inputs(x, self.label_dim, cond))
+            parts.append(label_inputs(x, self.label_dim, cond, self.label_flags))
         return self.embed(torch.cat(parts, dim=-1))
 
     def _pairs(self, position: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
@@ -173,10 +175,12 @@ class EquivariantTransformer(Body):
         radius: largest distance the bumps cover, in the units of the network's input.
         bumps: number of Gaussian bumps a distance is spread over.
         label_dim: k, the number of label columns in ``cond["label"]``; 0 = labels are not read.
+        label_flags: ``row``: a row's labels are known or unknown together; ``column``: any subset.
 
     Shapes:
         x (B, N, 3 + features); noise_level (B,), about log-SNR / 8; cond["mask"] (B, N) bool;
-        cond["label"] (B, k), standardised; cond["label_known"] (B,), 0 = the null label.
+        cond["label"] (B, k), standardised; cond["label_known"] (B,), 0 = the null label, or (B, k)
+        with flags by column.
 
     Raises:
         ValueError: an impossible option, or a shape that does not fit.

@@ -76,9 +76,13 @@ class TrainConfig(LoopConfig):
         "", "begin from exported weights: a folder, or a shipped name; the optimiser is new"
     )
     label: str = option(
-        "", "learn molecules given a property: alpha, gap, homo, lumo, mu or cv; empty = no label"
+        "",
+        "learn molecules given properties: of alpha, gap, homo, lumo, mu, cv; commas; empty: none",
     )
     label_dropout: float = option(0.2, "share of molecules trained without their label")
+    label_alone: float = option(
+        0.5, "of several labels: share of the others told just one; the rest any number, as likely"
+    )
     label_noise: float = option(0.0, "noise on the labels, drawn anew, in their deviations")
     width: int = option(192, "width of the network's scalars")
     depth: int = option(8, "number of blocks")
@@ -99,8 +103,17 @@ class TrainConfig(LoopConfig):
             raise UserError(
                 f"label_dropout must be at least 0 and below 1, got {self.label_dropout}"
             )
+        if not 0 <= self.label_alone <= 1:
+            raise UserError(f"label_alone must be between 0 and 1, got {self.label_alone}")
+        if len(set(self.label_names)) < len(self.label_names):
+            raise UserError(f"label names a property twice: {self.label!r}")
         if not self.label_noise >= 0:
             raise UserError(f"label_noise must not be negative, got {self.label_noise}")
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """The properties that are learned as labels, in order."""
+        return _names(self.label)
 
 
 @dataclass
@@ -127,4 +140,8 @@ class PropertyConfig(LoopConfig):
     @property
     def names(self) -> tuple[str, ...]:
         """The properties, in order."""
-        return tuple(name.strip() for name in self.properties.split(",") if name.strip())
+        return _names(self.properties)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())

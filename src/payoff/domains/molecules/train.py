@@ -9,9 +9,10 @@ run after a checkpoint. Rates and averages: see :mod:`payoff.domains.molecules.l
 
 With a label the network learns :math:`p(x\mid y)`, y standardised, and for the share
 ``label_dropout`` of the molecules :math:`p(x)`, so that
-:class:`~payoff.guidance.ClassifierFree` can be used. Labels come from the data or, as in RCGDM,
-from a learned reward (``labels`` of :class:`Run`); noise ν on them, drawn anew in every batch,
-gives :math:`p(x\mid y)` a density where y is a function of x.
+:class:`~payoff.guidance.ClassifierFree` can be used. With several it learns :math:`p(x\mid y_S)`
+for every subset S of them; see :func:`~payoff.training.conditional.drop_columns`. Labels come from
+the data or, as in RCGDM, from a learned reward (``labels`` of :class:`Run`); noise ν on them, drawn
+anew in every batch, gives :math:`p(x\mid y)` a density where y is a function of x.
 
 Several processes share the work where ``torchrun`` or ``accelerate launch`` starts the command; see
 :mod:`payoff.domains.molecules.together`.
@@ -33,6 +34,7 @@ from payoff.denoisers import Denoiser, NetDenoiser
 from payoff.domains.molecules.codecs import CODECS, Codec
 from payoff.domains.molecules.config import TrainConfig
 from payoff.domains.molecules.evaluate import evaluate
+from payoff.domains.molecules.labels import Labels
 from payoff.domains.molecules.loop import CHECKPOINT, GAMMA, LOG, MODEL, Loop, command
 from payoff.domains.molecules.qm9 import load_qm9, split
 from payoff.errors import UserError
@@ -40,7 +42,6 @@ from payoff.nets.equivariant import EquivariantTransformer
 from payoff.pretrained import describe, from_pretrained, save_pretrained
 from payoff.processes import GaussianProcess
 from payoff.schedules import Schedule, Sinh
-from payoff.training.conditional import drop_labels
 
 __all__ = ["CHECKPOINT", "GAMMA", "LOG", "MODEL", "Run", "TrainConfig", "build", "train"]
 
@@ -67,6 +68,7 @@ def build(config: TrainConfig, label_dim: int = 0, codec: Codec | None = None) -
             pair_width=config.pair_width,
             vectors=config.vectors,
             label_dim=label_dim,
+            label_flags="column" if label_dim > 1 else "row",
         )
     return NetDenoiser(net, GaussianProcess(codec.space, SCHEDULE))
 
@@ -79,7 +81,7 @@ class Run(Loop):
         x: encoded molecules (n, N, C).
         mask: which nodes exist (n, N).
         out: the run folder.
-        labels: (n,) what molecules are labelled with, in its own unit; None = nothing.
+        labels: (n,) or (n, k), what molecules are labelled with, in its own unit; None = nothing.
         codec: what x is encoded by, of the kind that the options name; by default QM9's.
     """
 
@@ -96,19 +98,28 @@ class Run(Loop):
     ) -> None:
         self.config, self.x, self.mask = config, x, mask
         self.codec = codec or CODECS[config.codec]()
-        self.denoiser = build(config, 0 if labels is None else 1, self.codec)
-        self.location, self.spread, self.labels = 0.0, 1.0, labels
-        if labels is not None:
-            if labels.shape != (len(x),) or not bool(labels.isfinite().all()):
-                raise ValueError(f"labels must be ({len(x)},) and finite: {tuple(labels.shape)}")
-            self.location = float(labels.double().mean())
-            self.spread = max(float(labels.double().std(correction=0)), 1e-12)
-            self.labels = ((labels - self.location) / self.spread).to(x)
+        self.told = None if labels is None else Labels(config.label_names, labels, x)
+        self.denoiser = build(config, 0 if self.told is None else self.told.count, self.codec)
         sizes = mask.sum(1)
         rounding = int(sizes.max()) if config.codec == "united" else 3
         super().__init__(config, self.denoiser, sizes, rounding, out)
         if config.compile:
             self.denoiser.net.compile()
+
+    @property
+    def labels(self) -> Tensor | None:
+        """The standardised labels, (n,) or, of several, (n, k)."""
+        return None if self.told is None else self.told.values
+
+    @property
+    def location(self) -> float:
+        """The mean of the one label; 0 without. Those of several are in ``told.scales``."""
+        return 0.0 if self.told is None else float(self.told.scales.location)
+
+    @property
+    def spread(self) -> float:
+        """The standard deviation of the one label; 1 without."""
+        return 1.0 if self.told is None else float(self.told.scales.spread)
 
     def trained(self) -> nn.Module:
         return self.denoiser
@@ -129,13 +140,12 @@ class Run(Loop):
             return self.denoiser.loss(x, times, cond, **drawn)
 
     def _labelled(self, rows: Tensor) -> dict[str, Tensor]:
-        """Labels (n, 1) with their noise, and which of them are told; nothing without labels."""
-        if self.labels is None:
+        """Labels (n, k) with their noise, and which of them are told; nothing without labels."""
+        if self.told is None:
             return {}
-        noise = torch.randn(len(rows), generator=self.generator)
-        label = self.labels[rows] + self.config.label_noise * noise
-        cond = {"label": label.unsqueeze(-1)}
-        return drop_labels(cond, self.config.label_dropout, generator=self.generator)
+        config = self.config
+        shares = config.label_noise, config.label_dropout, config.label_alone
+        return self.told.draw(rows, *shares, generator=self.generator)
 
     def evaluate(self) -> None:
         """Measure samples of the averaged weights, log the result and export the weights."""
@@ -160,7 +170,7 @@ class Run(Loop):
         """What is saved beside the weights."""
         return {
             "data": f"QM9, {self.config.part}",
-            **self._label(),
+            **({} if self.told is None else {"label": self.told.scales.facts()}),
             "codec": {"name": self.config.codec, **dataclasses.asdict(self.codec)},
             "sizes": torch.bincount(self.mask.sum(1)).tolist(),
             "steps": self.step,
@@ -185,8 +195,8 @@ class Run(Loop):
             # the network reads the log-SNR, so that its weights serve any schedule
             theirs["process"]["schedule"] = mine["process"]["schedule"]
         if self.labels is not None and "net" in theirs and not theirs["net"].get("label_dim"):
-            # the label is read through new columns, and as if it were not there at first
-            theirs["net"]["label_dim"] = mine["net"]["label_dim"]
+            # labels are read through new columns, and as if they were not there at first
+            theirs["net"] |= {k: mine["net"][k] for k in ("label_dim", "label_flags")}
             wide = self.denoiser.net.embed[0].weight  # type: ignore[union-attr, index]
             first = state["net.embed.0.weight"]
             missing = wide.shape[1] - first.shape[1]
@@ -210,13 +220,6 @@ class Run(Loop):
         u = u + (torch.rand(n, generator=self.generator) - 0.5) / n
         levels = self.config.log_snr_mean + self.config.log_snr_sd * torch.special.ndtri(u)
         return self.denoiser.process.schedule.time(levels).clamp(0, 1)
-
-    def _label(self) -> dict[str, Any]:
-        """What the metadata say about the label, if there is one."""
-        if self.labels is None:
-            return {}
-        told = {"name": self.config.label, "location": self.location, "spread": self.spread}
-        return {"label": told}
 
 
 def train(
@@ -246,7 +249,8 @@ def train(
     rows = split(config.part, len(data))
     if config.batch_size > len(rows):
         raise UserError(f"batch_size {config.batch_size} is more than the {len(rows)} molecules")
-    labels = data.column(config.label)[rows] if config.label else None
+    columns = [data.column(name)[rows] for name in config.label_names]
+    labels = torch.stack(columns, dim=1) if columns else None
     x, cond = CODECS[config.codec]().encode(data.molecules(rows))
     try:
         run = Run(config, x, cond["mask"], out, labels)

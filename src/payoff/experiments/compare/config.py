@@ -20,7 +20,9 @@ _TUNE = {f.name for f in fields(TuneConfig)}
 class CompareConfig:
     """What to compare, on what; every field is an option of ``payoff compare``."""
 
-    source: str = option("airfoils", "airfoils, a table, or: mixture, subspace, chain")
+    source: str = option(
+        "airfoils", "airfoils, a table, qm9 or a model of molecules, or: mixture, subspace, chain"
+    )
     methods: str = option(
         "rgdm,rwr,ddpo,dpok,awm",
         "methods of fine-tuning and steering, separated by commas, with options after colons: "
@@ -63,6 +65,12 @@ class CompareConfig:
         group=_WHAT,
     )
 
+    label_steps: int = option(
+        2000,
+        "molecules: training steps of the conditional model that rcgdm teaches",
+        group=_WHAT,
+    )
+
     bounds: list[str] = same_option("bounds", _TABLE)
     identifiers: list[str] = same_option("identifiers", _TABLE)
     categorical: list[str] = same_option("categorical", _TABLE)
@@ -84,7 +92,7 @@ class CompareConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot work before any time is spent."""
-        for name in ("seeds", "samples"):
+        for name in ("seeds", "samples", "label_steps"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name} must be at least 1, got {getattr(self, name)}")
         for name in ("workers", "seed"):

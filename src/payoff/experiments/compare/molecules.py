@@ -56,6 +56,7 @@ COLUMNS = (
 )
 KEPT = 100  # molecules that best-of-n chooses
 BLUR = 0.05  # least width of a kernel for the divergence, in the model's unit
+PATHS_OF = 250  # paths that a divergence is measured on
 JUDGED, CHOSEN, PATHS = 11, 12, 13  # streams of random numbers
 
 
@@ -106,6 +107,8 @@ def run_molecules(cell: Cell, shared: dict[str, Any], folder: Path) -> list[dict
             drawn = setting.draw(model.denoiser, shared["samples"], JUDGED)
             free = {"family": "base", "kl": 0.0, "spent": 0, "distinct": 0, "seconds": 0.0}
             return [{**free, **measure(setting, drawn)}]
+        if cell.kind == "rcgdm":
+            return [_conditional(cell, setting, shared, folder)]
         return [_best_of_n(cell, setting)]
 
 
@@ -164,7 +167,7 @@ def _tuned(
     setting = MoleculeSetting(tuned, find_judges(config), config, loop, folder)
     drawn = setting.draw(tuned.denoiser, shared["samples"], JUDGED)
     with products("fp32"):
-        kl = divergence(setting, tuned.denoiser, base.denoiser, min(250, shared["samples"]))
+        kl = divergence(setting, tuned.denoiser, base.denoiser, min(PATHS_OF, shared["samples"]))
     return {
         **measure(setting, drawn),
         "family": "tune",
@@ -180,6 +183,18 @@ def _tuned(
         "kept": record["tuning"]["kept"],
         "stopped": record["tuning"]["stopped"],
     }
+
+
+def _conditional(
+    cell: Cell, setting: MoleculeSetting, shared: dict[str, Any], folder: Path
+) -> dict[str, Any]:
+    """RCGDM, its molecules as they are drawn."""
+    from payoff.experiments.compare.labelled import conditional
+
+    model, drawn, told = conditional(cell, setting, shared, folder)
+    with products("fp32"):
+        kl = divergence(setting, model, setting.model.denoiser, min(PATHS_OF, len(drawn)))
+    return {**told, "kl": kl.value, "kl_stderr": kl.stderr, **measure(setting, drawn)}
 
 
 def _best_of_n(cell: Cell, setting: MoleculeSetting) -> dict[str, Any]:

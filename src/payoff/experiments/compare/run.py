@@ -124,6 +124,7 @@ def _work(
             "molecules": molecular,
             "samples": config.samples,
             "temperature": config.temperature,
+            "label_steps": config.label_steps,
             "tuning": own,
         }
         places[cell.name].mkdir(parents=True, exist_ok=True)

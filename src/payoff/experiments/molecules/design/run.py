@@ -100,7 +100,7 @@ def _run(
         scorer, summary, pseudo = learn(setting, config, reporter)
     tell_reward(summary, folder, reporter)
     with folder.stage("training"):
-        run = _train(setting, pseudo, config, folder, reporter)
+        run = train_generator(setting, pseudo, config, folder, reporter)
     drawer, judge = drawer_of(run, pseudo, config), Judge(scorer, config)
     with folder.stage("sweep"):
         chosen = _chosen(drawer, judge, config, folder, reporter)
@@ -121,7 +121,7 @@ def _run(
     return frame
 
 
-def _train(
+def train_generator(
     setting: Setting,
     pseudo: Tensor,
     config: MoleculeDesignConfig,
@@ -140,7 +140,7 @@ def _train(
         **sizes,
         codec=setting.kind,
         part=config.part,
-        label="" if config.own else str(config.score),
+        label="" if config.own else config.score or "",
         label_noise=config.label_noise,
         label_dropout=config.label_dropout,
         batch_size=min(config.batch_size, len(setting.molecules)),
