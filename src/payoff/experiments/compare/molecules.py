@@ -30,7 +30,7 @@ from payoff.experiments.records import RECORD, read_record
 from payoff.finetuning import FinetuneConfig
 from payoff.finetuning.monitor import floored_kl
 from payoff.metrics import Estimate
-from payoff.pretrained import CONFIG
+from payoff.pretrained import WEIGHTS
 
 MEASURES = {
     "mean": "mean score of the valid molecules",
@@ -89,8 +89,7 @@ def check(config: CompareConfig, cells: Sequence[Cell]) -> tuple[str, str]:
             find_judges(own, method)
             loop_of(cell)
     find_judges(own)
-    text = (folder / CONFIG).read_text(encoding="utf-8")
-    return str(zlib.crc32(text.encode())), Path(own.weights).name
+    return str(zlib.crc32((folder / WEIGHTS).read_bytes())), Path(own.weights).name
 
 
 def run_molecules(cell: Cell, shared: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
