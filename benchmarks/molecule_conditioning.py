@@ -33,6 +33,7 @@ from payoff.domains.molecules.conditional import (
     answer,
     ask,
 )
+from payoff.domains.molecules.config import PRODUCTS, STEPS
 from payoff.domains.molecules.model import MoleculeModel
 from payoff.domains.molecules.property import size_error
 from payoff.domains.molecules.qm9 import PROPERTIES, QM9, load_qm9, split
@@ -138,9 +139,9 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--samples", type=int, default=10_000)
     parser.add_argument("--properties", nargs="+", default=list(PROPERTIES), choices=PROPERTIES)
-    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--guidance", type=float, nargs="+", default=[0.0], help="weights")
-    parser.add_argument("--precision", nargs="+", default=["fp32"], choices=["fp32", "bf16"])
+    parser.add_argument("--precision", nargs="+", default=["auto"], choices=PRODUCTS)
     parser.add_argument("--batch", type=int, default=250)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)

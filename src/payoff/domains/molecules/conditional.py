@@ -28,6 +28,8 @@ from torch import Tensor
 
 from payoff.denoisers import Denoiser
 from payoff.domains.molecules.codecs import Codec
+from payoff.domains.molecules.config import STEPS
+from payoff.domains.molecules.evaluate import noisy, products
 from payoff.domains.molecules.labels import Scales
 from payoff.domains.molecules.metrics import stability, to_rdkit
 from payoff.domains.molecules.model import MoleculeModel
@@ -37,7 +39,6 @@ from payoff.domains.molecules.qm9 import QM9
 from payoff.errors import UserError
 from payoff.guidance import ClassifierFree
 from payoff.metrics import Estimate
-from payoff.samplers import Multistep
 
 TABLE_UNITS = {
     "alpha": (1.0, "bohr³"),
@@ -233,9 +234,9 @@ class Conditional:
         model: of molecules; its metadata say which labels it has learned.
         name: what messages call it.
         guidance: weight of :class:`~payoff.guidance.ClassifierFree`; 0 = none.
-        steps: of DPM-Solver++(2M).
+        steps: of the sampler of :mod:`payoff.domains.molecules.evaluate`.
         batch_size: molecules at once.
-        precision: of the matrix products: ``fp32`` or ``bf16``.
+        precision: of the matrix products: auto, bf16 or fp32.
         seed: of the noise; it depends on nothing else, so that guidance weights share it.
 
     Raises:
@@ -248,9 +249,9 @@ class Conditional:
         name: str = "the model",
         *,
         guidance: float = 0.0,
-        steps: int = 50,
+        steps: int = STEPS,
         batch_size: int = 250,
-        precision: str = "fp32",
+        precision: str = "auto",
         seed: int = 0,
     ) -> None:
         self.model, self.steps, self.batch_size = model, steps, batch_size
@@ -291,7 +292,7 @@ class Conditional:
             largest = int(nodes.max())  # of this batch: sizes come sorted
             cond = {"mask": torch.arange(largest) < nodes.unsqueeze(1)}
             cond |= {key: value[rows] for key, value in told.items()}
-            sampler = Multistep(self.denoiser, (largest, 3 + codec.features), self.steps)
-            with torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bf16"):
+            sampler = noisy(self.denoiser, (largest, 3 + codec.features), self.steps)
+            with products(self.precision):
                 x = sampler.sample(len(rows), cond, generator=generator, batch_size=len(rows))
             yield codec.decode(x, cond)

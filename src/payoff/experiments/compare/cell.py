@@ -61,6 +61,19 @@ def learning(cell: Cell) -> FinetuneConfig:
     return FinetuneConfig(**{**cell.learning, "calls": calls, "seed": cell.seed})
 
 
+def learned(record: dict[str, Any]) -> dict[str, Any]:
+    """What the record of a fine-tuning run adds to the row of its cell."""
+    tuning, calls = record["tuning"], record["calls"]
+    return {
+        "family": "tune",
+        "declared": "p*" if record["method"]["claims_target"] else "reward",
+        **{name: tuning[name] for name in ("network", "rounds", "kept", "stopped")},
+        **{name: calls[name] for name in ("spent", "distinct")},
+        "seconds": tuning["seconds"] + record["timings"]["temperature"],
+        "temperature": record["temperature"]["value"],
+    }
+
+
 def _memory() -> float | None:
     """The most memory this process has held, MiB; None where the system does not say."""
     try:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from payoff.denoisers import Denoiser
-from payoff.experiments.compare.cell import learning
+from payoff.experiments.compare.cell import learned, learning
 from payoff.experiments.compare.measures import measure, sampled
 from payoff.experiments.compare.plan import Cell
 from payoff.experiments.compare.steered import steered_designs
@@ -81,18 +81,9 @@ def _tuned(cell: Cell, config: TuneConfig, shared: dict[str, Any], folder: Path)
     z, divergence = _fresh(setting, tuned.denoiser, shared["samples"], base.cond)
     return {
         **measure(setting, z),
-        "family": "tune",
-        "declared": "p*" if record["method"]["claims_target"] else "reward",
+        **learned(record),
         "kl": divergence.value,
         "kl_stderr": divergence.stderr,
-        "network": record["tuning"]["network"],
-        "spent": record["calls"]["spent"],
-        "distinct": record["calls"]["distinct"],
-        "seconds": record["tuning"]["seconds"] + record["timings"]["temperature"],
-        "temperature": record["temperature"]["value"],
-        "rounds": record["tuning"]["rounds"],
-        "kept": record["tuning"]["kept"],
-        "stopped": record["tuning"]["stopped"],
     }
 
 

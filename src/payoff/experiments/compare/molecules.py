@@ -19,7 +19,7 @@ from payoff.domains.molecules.model import MoleculeModel, model_folder
 from payoff.domains.molecules.molecule import Molecule
 from payoff.domains.molecules.quality import diversity, known_smiles, novelty
 from payoff.errors import UserError
-from payoff.experiments.compare.cell import learning
+from payoff.experiments.compare.cell import learned, learning
 from payoff.experiments.compare.config import CompareConfig
 from payoff.experiments.compare.plan import Cell
 from payoff.experiments.finetune.methods import make_method
@@ -169,18 +169,9 @@ def _tuned(
         kl = divergence(setting, tuned.denoiser, base.denoiser, min(PATHS_OF, shared["samples"]))
     return {
         **measure(setting, drawn),
-        "family": "tune",
-        "declared": "p*" if record["method"]["claims_target"] else "reward",
+        **learned(record),
         "kl": kl.value,
         "kl_stderr": kl.stderr,
-        "network": record["tuning"]["network"],
-        "spent": record["calls"]["spent"],
-        "distinct": record["calls"]["distinct"],
-        "seconds": record["tuning"]["seconds"] + record["timings"]["temperature"],
-        "temperature": record["temperature"]["value"],
-        "rounds": record["tuning"]["rounds"],
-        "kept": record["tuning"]["kept"],
-        "stopped": record["tuning"]["stopped"],
     }
 
 
