@@ -142,7 +142,9 @@ def _work(
             reporter.say(f"{path.name}: {'done' if (path / RESULT).exists() else 'crashed'}")
 
         for base in (True, False):
-            some = [places[c.name] for c in cells if (c.kind == "base") == base]
+            # seed by seed: when an hour has passed, every method has its first result
+            order = sorted(cells, key=lambda cell: cell.seed)
+            some = [places[c.name] for c in order if (c.kind == "base") == base]
             ended = sum(1 for p in places.values() if (p / RESULT).exists())
             errors |= run_cells(some, config.workers, done)
             if base and errors:
