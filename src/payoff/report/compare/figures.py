@@ -20,6 +20,8 @@ WIDE = 100.0  # times the smallest: beyond it an axis is logarithmic
 TRADES = (
     ("valid", "Valid", "share of samples that are possible and have a score"),
     ("vendi", "Effective number", "how many different samples there are (Vendi score)"),
+    ("unique", "Different", "share of different compounds among the valid"),
+    ("novel", "New", "share of these that the data do not have"),
     ("support", "Support", "distance from the data; up to 1 is as usual as 95 % of them"),
 )
 EXACT_TRADES = (

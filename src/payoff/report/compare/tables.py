@@ -10,7 +10,7 @@ from payoff.report.formatting import MISSING, count, duration, number, plural, t
 from payoff.report.recorded import Array
 from payoff.report.tables import Cell, table
 
-SHARES = ("valid", "failed", "share", "mode_1", "mode_2")
+SHARES = ("valid", "failed", "stable", "unique", "novel", "share", "mode_1", "mode_2")
 # of these the table has a better one; they are in table.csv
 LEFT_OUT = ("mean", "mean_all", "failed")
 # what comes first; the rest follows in the record's order
@@ -48,7 +48,7 @@ def results(run: CompareRun, calls: int) -> str:
     """What the methods came to at one budget."""
     left = LEFT_OUT if run.main == "median" else ()
     names = [m for m in run.measures if m not in (*COSTS, *left)]
-    first = FIRST if run.main == "median" else FIRST_EXACT
+    first = FIRST_EXACT if run.closed_form else FIRST if run.main == "median" else ()
     names.sort(key=lambda m: first.index(m) if m in first else len(first))
     return _table(run, calls, names)
 
