@@ -189,7 +189,7 @@ def _conditional(
 
 def _best_of_n(cell: Cell, setting: MoleculeSetting) -> dict[str, Any]:
     """The best of calls/100 molecules of the base, a hundred times; its KL to the base is known."""
-    began = time.perf_counter()
+    began, judge = time.perf_counter(), setting.judges.reward
     kept = min(KEPT, cell.calls)
     n = max(1, cell.calls // kept)
     drawn = setting.draw(setting.model.denoiser, n * kept, CHOSEN)
@@ -204,7 +204,7 @@ def _best_of_n(cell: Cell, setting: MoleculeSetting) -> dict[str, Any]:
         "network": n * kept * setting.loop.sampler_steps,
         "kl": math.log(n) - (n - 1) / n,
         "spent": n * kept,
-        "distinct": setting.reward.remembered.fresh,
+        "distinct": setting.ledger.count(judge.name, judge.version),
         "seconds": time.perf_counter() - began,
         **measure(setting, chosen),
     }
