@@ -36,7 +36,7 @@ def conditional(
     Raises:
         UserError: the base has no room for QM9's molecules.
     """
-    began, judge = time.perf_counter(), setting.judges.reward
+    began, reward = time.perf_counter(), setting.judges.reward
     run, reporter = RunFolder(folder / "conditional", {"of": cell.name}, resume=True), Reporter()
     config = MoleculeDesignConfig(
         minimize=setting.config.minimize,
@@ -61,7 +61,7 @@ def conditional(
     told = {
         "family": "baseline",
         "spent": int(min(cell.calls, len(data.molecules))),
-        "distinct": setting.ledger.count(judge.name, judge.version),
+        "distinct": setting.ledger.count(reward.name, reward.version),
         "seconds": seconds,
         "aim": aim,
         "learned_reward": summary["chosen"],
