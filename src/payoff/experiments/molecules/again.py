@@ -18,7 +18,7 @@ from payoff.experiments.progress import Reporter
 from payoff.experiments.records import RECORD, REQUEST, read_record
 from payoff.samplers import stochastic
 
-BATCH = 100
+BATCH = 250
 STREAMS = 1000  # a finished run drew with its seed and a few numbers above
 
 
