@@ -57,6 +57,12 @@ def sampler_of(name: str) -> Callable[..., Sampler]:
     return known[name] if name in known else with_noise(float(name))
 
 
+def sampler_name(text: str) -> str:
+    """The name, after checking that it means something: a ValueError is argparse's to tell."""
+    sampler_of(text)
+    return text
+
+
 SCORES = ("qed", "logp", "sa", "alpha")
 PROPERTIES = (*SCORES, "rings", "heteroatoms", "hydrogens")
 REFERENCES = 4000
@@ -90,7 +96,10 @@ def described(molecules: Sequence[Molecule | None]) -> torch.Tensor:
 
 def likeness(molecules: Sequence[Molecule | None], reference: torch.Tensor) -> list[str]:
     """The cells of the last columns: the largest distance and which, and novelty."""
-    distances = property_distances(described(molecules), reference, 1)
+    found = described(molecules)
+    if found.isfinite().sum(0).min() < 2:
+        return ["", ""]  # too few valid ones to say
+    distances = property_distances(found, reference, 2)
     values = [d.value for d in distances]
     worst = max(range(len(values)), key=values.__getitem__)
     smiles = [smiles_of(mol) for m in molecules if (mol := to_rdkit(m)) is not None]
@@ -141,7 +150,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--steps", type=int, nargs="+", default=[15, 25, 40, 100])
     parser.add_argument(
-        "--samplers", nargs="+", default=["2"], help="a noise: 0, 1, 2; first-order, heun"
+        "--samplers",
+        nargs="+",
+        type=sampler_name,
+        default=["2"],
+        help="noises such as 0 1 2; first-order, heun",
     )
     parser.add_argument("--precision", nargs="+", default=["bf16"], choices=["fp32", "bf16"])
     parser.add_argument("--batch", type=int, default=250)

@@ -85,21 +85,25 @@ def draws_samples(s: SamplerSubject) -> Outcome:
 
 
 def propagate(sampler: Sampler, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance of x_0 from those of x_1, for an exact Gaussian denoiser.
+    """Mean and variance of x_0 from those of x_1, for a denoiser that is affine.
 
-    Every step is then an affine map plus noise, and two points are enough to read the map off.
+    A path at 0, one that starts at 1, and for every step one that is pushed by 1 after it tell all
+    gains, also where a step remembers earlier ones.
     """
     times = sampler.times(torch.device("cpu"), F64)
     memory: dict[str, Any] = {}
-    noise, x = torch.zeros(1, dtype=F64), torch.tensor([[0.0], [1.0]], dtype=F64)
-    for t, s in itertools.pairwise(times):
+    x = torch.zeros(len(times) + 1, 1, dtype=F64)
+    x[1] = 1.0
+    stds = []
+    for i, (t, s) in enumerate(itertools.pairwise(times)):
         kernel: Any = sampler.step(x, t, s, None, memory)
-        gain = (kernel.mean[1] - kernel.mean[0]) / (x[1] - x[0])
-        std = torch.zeros(1, dtype=F64) if kernel.std is None else torch.as_tensor(kernel.std)
-        noise = gain**2 * noise + std.reshape(-1)[:1] ** 2
-        x = kernel.mean
-    whole = x[1, 0] - x[0, 0]
-    return whole * mean + x[0, 0], whole**2 * variance + noise[0]
+        std = 0.0 if kernel.std is None else torch.as_tensor(kernel.std, dtype=F64).reshape(-1)[0]
+        stds.append(float(std))
+        x = kernel.mean.clone()
+        x[2 + i] += 1.0
+    gain, pushed = x[1, 0] - x[0, 0], x[2:, 0] - x[0, 0]
+    noise = (pushed * torch.tensor(stds, dtype=F64)).square().sum()
+    return gain * mean + x[0, 0], gain**2 * variance + noise
 
 
 def order_of(s: SamplerSubject, schedule: Schedule, grid: str) -> tuple[float, float]:
