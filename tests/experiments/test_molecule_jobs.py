@@ -301,6 +301,16 @@ def test_other_methods_work_on_ragged_sets(model: Path, tmp_path: Path, method: 
     assert record["tuning"]["kl"] > 0
 
 
+def test_updates_too_small_to_matter_do_not(model: Path, tmp_path: Path) -> None:
+    """Weights kept in half the size lie where bfloat16 rounds: there the least step moves many."""
+    found = MoleculeModel.load(model)
+    source = save_pretrained(found.denoiser, tmp_path / "half", found.metadata, half="float16")
+    asked = config(source, method="rwr", temperature=0.1, held_out="none")
+    job.finetune(asked, loop(calls=16, learning_rate=1e-8), tmp_path / "run", quiet=True)
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert 0 <= record["tuning"]["kl"] < 1e-4
+
+
 def test_data_are_scored_first_by_a_method_that_starts_from_them(
     model: Path, tmp_path: Path
 ) -> None:
@@ -318,8 +328,10 @@ def test_data_are_scored_first_by_a_method_that_starts_from_them(
 
 
 def test_methods_get_what_molecules_need_unless_told_otherwise() -> None:
-    assert settings_for("rgdm", ["share=0.4"]) == ["level=sample", "control=true", "share=0.4"]
-    assert settings_for("rgdm", ["control=false"]) == ["level=sample", "control=false"]
+    rgdm = ["radius=2", "value_steps=40", "value_rate=0.001", "catch_up=true"]
+    assert settings_for("rgdm", ["share=0.4"]) == [*rgdm, "share=0.4"]
+    assert settings_for("rgdm", ["radius = 1"]) == [*rgdm[1:], "radius = 1"]
+    assert settings_for("rgdm", ["level=sample"]) == ["control=true", "level=sample"]
     assert settings_for("rgdm", ["score=x0hat"]) == ["score=x0hat"]
     assert settings_for("rwr", []) == ["control=true"]
     assert settings_for("ddpo", ["clip=0.1"]) == ["clip=0.1"]

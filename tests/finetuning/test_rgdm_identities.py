@@ -17,12 +17,14 @@ from payoff.finetuning.rgdm_step import Draft, drafts, shifted
 from payoff.finetuning.run import Run
 from payoff.metrics.estimate import Estimate
 from payoff.metrics.paths import paths
+from payoff.nets.equivariant import EquivariantTransformer
 from payoff.predictions import Prediction
 from payoff.problems import CloudProblem, GaussianSubspace, MixtureProblem
 from payoff.processes import GaussianProcess
 from payoff.rewards import FunctionReward
 from payoff.samplers import DDIM
 from payoff.schedules import Cosine, LinearBeta
+from payoff.spaces import Centered
 from payoff.targets import Target
 
 RHO = 0.4
@@ -259,11 +261,16 @@ def test_data_and_conditions_belong_together_and_values_are_of_vectors() -> None
     cond = {"label": torch.zeros(3, 1)}
     with pytest.raises(UserError, match="3 rows of conditions"):
         RGDM().fit(target, config, data=torch.zeros(9, 3), cond=cond)
+    flat = CloudProblem(3, process=GaussianProcess())  # no set: its rows have no common centre
+    free = Corrected(flat.base, torch.nn.Identity())
+    free.net.register_parameter("p", torch.nn.Parameter(torch.zeros(())))
+    with pytest.raises(UserError, match="learned of vectors"):
+        RGDM().fit(Target(free, flat.reward), config)
     cloud = CloudProblem(3)
     free = Corrected(cloud.base, torch.nn.Identity())
     free.net.register_parameter("p", torch.nn.Parameter(torch.zeros(())))
-    with pytest.raises(UserError, match="a value of vectors"):
-        RGDM().fit(Target(free, cloud.reward), config)
+    with pytest.raises(UserError, match="multiple of 8"):
+        RGDM(value_width=20).fit(Target(free, cloud.reward), config)
 
 
 def test_few_calls_are_enough_where_a_step_costs_one() -> None:
@@ -334,3 +341,28 @@ def test_the_exact_variants_reach_the_target(variant: str) -> None:
     share, error, z = share_of_the_frontier(problem, tuned, target.denoiser, 40)
     assert share > 0.95, (share, error)
     assert abs(z) < 3
+
+
+@pytest.mark.slow
+def test_a_learned_value_of_sets_leads_to_the_target() -> None:
+    """Centred clouds, a black box: most of the way, along the frontier of reward and divergence."""
+    process = GaussianProcess(Centered(), Cosine(-8.0, 6.0))
+    problem = CloudProblem(3, stiffness=0.5, process=process)
+    torch.manual_seed(0)
+    net = EquivariantTransformer(0, width=32, depth=1, pair_width=16, vectors=8)
+    box = FunctionReward(problem.reward, differentiable=False)
+    target = Target(Corrected(problem.base, net), box)
+    config = FinetuneConfig(
+        **{"calls": 4000, "per_round": 1000, "updates": 60, "batch_size": 128, "evaluate": 64},
+        **{"learning_rate": 3e-3, "sampler_steps": 20, "evaluate_every": 50, "noise_floor": 0.0},
+    )
+    method = RGDM(value_steps=150, value_width=32, radius=2.0)
+    tuned = method.fit(target, config, shape=(3, 3))
+    pair = (DDIM(model, (3, 3), 20, eta=1.0) for model in (tuned, target.denoiser))
+    x, kl = paths(*pair, 4000, generator=seeded(3))
+    divergence, reward = Estimate.of(kl), Estimate.of(problem.reward(x))
+    start, aim = float(problem.base_reward()), float(problem.target_reward())
+    rewards, kls = problem.frontier(torch.logspace(-1, 2, 400).tolist())
+    nearest = int((kls - divergence.value).abs().argmin())
+    assert (reward.value - start) / (aim - start) > 0.7
+    assert (reward.value - start) / (float(rewards[nearest]) - start) > 0.8

@@ -75,6 +75,18 @@ class Pool:
             self.inverse = next_inverse_temperature(self.known, now, self.inverse, part, share)
         return self.inverse
 
+    def inverse_of(self, mean: float, last: float) -> float:
+        """The β in [0, last] at which the samples kept so far have this mean reward.
+
+        The mean grows with β, its slope being the variance: found by bisection.
+        """
+        low, high = 0.0, last
+        for _ in range(40):
+            middle = 0.5 * (low + high)
+            there = float((self.log_weights(middle).exp() * self.known).sum())
+            low, high = (middle, high) if there < mean else (low, middle)
+        return 0.5 * (low + high)
+
     def step_weights(self, before: float, gap: float) -> Tensor:
         """Weights (n,) of the tilt by e^(gap · r), of mean 1 under the law at ``before``."""
         assert self.rewards is not None

@@ -45,6 +45,7 @@ from payoff.finetuning.run import Run
 from payoff.spaces import Tokens
 from payoff.values.base import Value
 from payoff.values.learned import OBJECTIVES
+from payoff.values.networks import not_learnable
 
 ROUNDS, LEAST_A_ROUND, MOST_A_ROUND = 20, 100, 2500
 OPTIONS = {
@@ -90,6 +91,10 @@ class RGDM(Finetuner):
     )
     value_steps: int = option(400, "score=value: training steps of the value a round")
     value_width: int = option(128, "score=value: width of its network")
+    value_rate: float = option(2e-3, "score=value: first learning rate of its training")
+    catch_up: bool = option(
+        False, "score=value: tell by the samples' mean reward how far the model has come"
+    )
     control: bool = option(
         False, "level=sample: the model's own estimate as a control variate; for many samples"
     )
@@ -141,11 +146,9 @@ class RGDM(Finetuner):
                     "datum its own"
                 )
         learns = self.level == "step" and self.score == "value" and self.value is None
-        if learns and len(run.shape) != 1:
-            raise UserError(
-                f"rgdm: score=value learns a value of vectors, not of samples of shape {run.shape}:"
-                " take score=x0hat, or level=sample"
-            )
+        refused = not_learnable(run.base, run.shape, self.value_width) if learns else ""
+        if refused:
+            raise UserError(f"rgdm: score=value: {refused}; or take score=x0hat, or level=sample")
 
     def defaults_for(self, calls: int) -> dict[str, Any]:
         # a round is one small tilt: twenty of them, whatever the budget

@@ -7,6 +7,7 @@ without the noise of the datum).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,19 +16,21 @@ from torch import Tensor
 
 from payoff.finetuning import losses
 from payoff.finetuning import neighbourhood as near
+from payoff.finetuning.advantages import replace_failed
 from payoff.finetuning.pool import Pool
 from payoff.finetuning.rollouts import drawn_rows, rows_of, shuffled
 from payoff.finetuning.run import Run
-from payoff.nets import ResidualMLP
 from payoff.predictions import Prediction
 from payoff.spaces import Condition, expand_to
 from payoff.values.base import Value
 from payoff.values.learned import Learned
+from payoff.values.networks import value_network
 
 if TYPE_CHECKING:
     from payoff.finetuning.rgdm import RGDM
 
 CLEAN = 4096  # base samples drawn where there are no data
+WALK = 0.7  # share of the rounds that walk by plan; the rate of the others is small
 
 
 @dataclass
@@ -83,11 +86,19 @@ def play_value(method: RGDM, run: Run) -> None:
 
     The value is that of the next tempered tilt, relative to the law that the pool stands for now:
     :math:`V = \\log E[e^{(\\beta'-\\beta)r}|x_s]`. Its reward calls are the samples alone.
+
+    A model that has learned only a part of a tilt is behind the plan. With ``catch_up`` its β is
+    the one that explains the mean reward of the fresh samples, and what is missing is made up for.
     """
-    pool = Pool.of_state(run.memory.get("pool", {}))
+    pool, last = Pool.of_state(run.memory.get("pool", {})), 1 / run.target.temperature
+    samples, rounds = run.samples(run.affordable()), run.rounds
+    if method.catch_up:
+        rounds = math.ceil(WALK * rounds)
+        if run.round:
+            pool.inverse = pool.inverse_of(float(replace_failed(samples.rewards).mean()), last)
     before = pool.inverse
-    pool.add(run.samples(run.affordable()), before)
-    pool.advance(1 / run.target.temperature, method.share, run.rounds - run.round)
+    pool.add(samples, before)
+    pool.advance(last, method.share, rounds - run.round)
     run.memory["pool"] = pool.state()
     gap = pool.inverse - before
     law = pool.log_weights(before)
@@ -217,7 +228,7 @@ def learned_value(method: RGDM, run: Run, pool: Pool, law: Tensor, gap: float) -
     assert pool.x0 is not None
 
     def make() -> Learned:
-        net = ResidualMLP(run.shape[0], method.value_width, 2)
+        net = value_network(run.base, run.shape, method.value_width)
         value = Learned(net, run.target, method.objective, sigma_data=run.sigma_data)
         return value.to(run.trainable[0])
 
@@ -229,6 +240,8 @@ def learned_value(method: RGDM, run: Run, pool: Pool, law: Tensor, gap: float) -
         scores=(gap * pool.known).to(pool.x0.dtype),
         log_weights=law,
         steps=method.value_steps,
+        batch_size=run.batch_size,
+        rate=method.value_rate,
         generator=run.generator,
     )
     return value.requires_grad_(False)

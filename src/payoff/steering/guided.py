@@ -32,13 +32,12 @@ from payoff.configs import option
 from payoff.denoisers import Denoiser
 from payoff.errors import UserError
 from payoff.guidance import ClassifierFree, Guided
-from payoff.nets import ResidualMLP
 from payoff.spaces import Condition
 from payoff.steering.base import AllFailed, Cost, Steered
 from payoff.steering.guided_base import GuidedSampler, price
 from payoff.steering.guided_family import TFG, FreeDoM, Universal
 from payoff.steering.guided_rounds import GradientGuidance
-from payoff.values import Learned, PlugIn, Posterior, Value
+from payoff.values import Learned, PlugIn, Posterior, Value, not_learnable, value_network
 
 __all__ = [
     "CFG",
@@ -171,7 +170,7 @@ class ClassifierGuidance(GuidedSampler):
         seed = int(torch.randint(2**31, (), generator=generator))
         with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng():
             torch.manual_seed(seed)  # a network's first weights come from the global generator
-            net = ResidualMLP(self.shape[0], self.value_width, 2)
+            net = value_network(self.target.denoiser, self.shape, self.value_width)
             spread = float(x0.std()) if len(x0) > 1 else 1.0
             value = Learned(net, self.target, self.objective, max(spread, 1e-6)).to(x0)
             value.fit(x0, cond, scores=scores, steps=self.value_steps, generator=generator)
@@ -184,10 +183,13 @@ class ClassifierGuidance(GuidedSampler):
 
     def _check(self) -> None:
         super()._check()
-        if self.value is None and len(self.shape) != 1:
+        width = self.value_width
+        refused = (
+            not_learnable(self.target.denoiser, self.shape, width) if self.value is None else ""
+        )
+        if refused:
             raise UserError(
-                f"{self.name} learns a value of vectors, not of samples of shape {self.shape}: "
-                "give it a fitted value, or use smc, svdd or best-of-n"
+                f"{self.name}: {refused}; or give it a fitted value, or use smc, svdd or best-of-n"
             )
 
 

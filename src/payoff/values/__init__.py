@@ -14,7 +14,16 @@ from __future__ import annotations
 from payoff.values.base import Value
 from payoff.values.learned import Learned
 from payoff.values.monte_carlo import MonteCarlo
+from payoff.values.networks import not_learnable, value_network
 from payoff.values.plug_in import PlugIn
 from payoff.values.posterior import Posterior
 
-__all__ = ["Learned", "MonteCarlo", "PlugIn", "Posterior", "Value"]
+__all__ = [
+    "Learned",
+    "MonteCarlo",
+    "PlugIn",
+    "Posterior",
+    "Value",
+    "not_learnable",
+    "value_network",
+]

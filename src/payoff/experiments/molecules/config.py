@@ -32,8 +32,8 @@ class OfMolecules:
     )
     products: str = option(
         "auto",
-        "what the network's matrix products are taken in: bf16, fp32, or auto: bf16 where the "
-        "processor is made for it and the method needs no densities",
+        "what the network's matrix products are taken in: fp32, bf16, or auto: fp32, since the "
+        "rounding of bf16 would undo small updates",
         group=MOLECULES,
     )
     time_limit: float = option(
@@ -92,19 +92,29 @@ PRESETS: dict[str, dict[str, Any]] = {
     "default": DEFAULTS,
     "toy": {**DEFAULTS, **TOY_LOOP, "count": 20},
 }
-METHOD_SETTINGS = {"rgdm": {"level": "sample", "control": "true"}, "rwr": {"control": "true"}}
-"""Options of methods that differ for molecules. The value that rgdm learns by default is a function
-of vectors, and a set of atoms is none. Without the control variate a network that is regressed on
-its own few samples drifts away from all of them."""
+METHOD_SETTINGS = {
+    "rgdm": {"radius": "2", "value_steps": "40", "value_rate": "0.001", "catch_up": "true"},
+    "rwr": {"control": "true"},
+}
+"""Options of methods that differ for molecules. A value that begins with blocks of the base needs
+few steps, each of which is dear, and a model of millions of weights learns a part of what a round
+asks for. Without the control variate a network that is regressed on its own few samples drifts away
+from all of them; that is why rgdm with level=sample has it too."""
+BY_SAMPLE = {"control": "true"}
 
 
 def settings_for(method: str, given: list[str]) -> list[str]:
     """The options of a method that molecules need, where the user has not set them, then theirs."""
-    named = {text.partition("=")[0].strip().replace("-", "_") for text in given}
-    if method == "rgdm" and named & {"level", "score"}:  # the user says what is learned from
-        return list(given)
-    own = METHOD_SETTINGS.get(method, {}).items()
-    return [*(f"{name}={value}" for name, value in own if name not in named), *given]
+    named = {
+        text.partition("=")[0].strip().replace("-", "_"): text.partition("=")[2].strip()
+        for text in given
+    }
+    own = METHOD_SETTINGS.get(method, {})
+    if method == "rgdm" and named.get("level") == "sample":
+        own = BY_SAMPLE
+    elif method == "rgdm" and named.get("score", "value") != "value":
+        own = {}
+    return [*(f"{name}={value}" for name, value in own.items() if name not in named), *given]
 
 
 def refuse_others(given: set[str], *configs: type, what: str) -> None:
