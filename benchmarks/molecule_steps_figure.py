@@ -132,7 +132,7 @@ def figure(frame: pl.DataFrame) -> str:
         f"{frame['samples'].max():,} molecules a point, bars ± one standard error; η is the noise "
         "in units of DDPM’s, η = 0 is DPM-Solver++(2M)"
     )
-    parts = [text(20, 26, title, 16), text(20, 46, told, 13, fill=MUTED)]
+    parts = [text(STARTS[0], 26, title, 16), text(STARTS[0], 46, told, 13, fill=MUTED)]
     parts += panel(STARTS[0], "stable molecules, % (higher is better)", frame, "molecule_stability")
     far = "worst distance, standard deviations (lower is better)"
     parts += panel(STARTS[1], far, frame, "worst_distance")
