@@ -328,7 +328,7 @@ def test_data_are_scored_first_by_a_method_that_starts_from_them(
 
 
 def test_methods_get_what_molecules_need_unless_told_otherwise() -> None:
-    rgdm = ["radius=2", "value_steps=40", "value_rate=0.001", "catch_up=true"]
+    rgdm = ["radius=2", "value_steps=300", "value_rate=0.001", "catch_up=true"]
     assert settings_for("rgdm", ["share=0.4"]) == [*rgdm, "share=0.4"]
     assert settings_for("rgdm", ["radius = 1"]) == [*rgdm[1:], "radius = 1"]
     assert settings_for("rgdm", ["level=sample"]) == ["control=true", "level=sample"]

@@ -93,7 +93,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "toy": {**DEFAULTS, **TOY_LOOP, "count": 20},
 }
 METHOD_SETTINGS = {
-    "rgdm": {"radius": "2", "value_steps": "40", "value_rate": "0.001", "catch_up": "true"},
+    "rgdm": {"radius": "2", "value_steps": "300", "value_rate": "0.001", "catch_up": "true"},
     "rwr": {"control": "true"},
 }
 """Options of methods that differ for molecules. A value that begins with blocks of the base needs
