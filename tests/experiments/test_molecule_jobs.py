@@ -23,7 +23,7 @@ from payoff.experiments.again import sample as sample_rows
 from payoff.experiments.finetune.methods import make_method
 from payoff.experiments.molecules import run as job
 from payoff.experiments.molecules.again import sample
-from payoff.experiments.molecules.config import MoleculeConfig, settings_for
+from payoff.experiments.molecules.config import MoleculeConfig, suited
 from payoff.experiments.molecules.rewards import (
     MoleculeBox,
     OnMolecules,
@@ -328,13 +328,21 @@ def test_data_are_scored_first_by_a_method_that_starts_from_them(
 
 
 def test_methods_get_what_molecules_need_unless_told_otherwise() -> None:
-    rgdm = ["radius=2", "value_steps=300", "value_rate=0.001", "catch_up=true"]
-    assert settings_for("rgdm", ["share=0.4"]) == [*rgdm, "share=0.4"]
-    assert settings_for("rgdm", ["radius = 1"]) == [*rgdm[1:], "radius = 1"]
-    assert settings_for("rgdm", ["level=sample"]) == ["control=true", "level=sample"]
-    assert settings_for("rgdm", ["score=x0hat"]) == ["score=x0hat"]
-    assert settings_for("rwr", []) == ["control=true"]
-    assert settings_for("ddpo", ["clip=0.1"]) == ["clip=0.1"]
+    free = FinetuneConfig(calls=8000)
+    rgdm = ["radius=2", "value_rate=0.001", "catch_up=true", "value_steps=300"]
+    settings, filled = suited("rgdm", ["share=0.4"], free)
+    assert settings == [*rgdm, "share=0.4"]
+    assert (filled.per_round, filled.updates, filled.batch_size) == (2000, 150, 128)
+    settings, filled = suited("rgdm", ["radius = 1"], loop(updates=7))
+    assert settings == [*rgdm[1:3], "value_steps=14", "radius = 1"]
+    assert filled == loop(updates=7)
+    for given in ("level=sample", "score=x0hat"):
+        settings, filled = suited("rgdm", [given], free)
+        assert settings == (["control=true", given] if "level" in given else [given])
+        assert filled == free
+    assert suited("rgdm", [], free, 50) == (["level=sample", "control=true"], free)
+    assert suited("rwr", [], free) == (["control=true"], free)
+    assert suited("ddpo", ["clip=0.1"], free) == (["clip=0.1"], free)
 
 
 # What is refused

@@ -23,7 +23,7 @@ from payoff.experiments.compare.cell import learned, learning
 from payoff.experiments.compare.config import CompareConfig
 from payoff.experiments.compare.plan import Cell
 from payoff.experiments.finetune.methods import make_method
-from payoff.experiments.molecules.config import DEFAULTS, MoleculeConfig, settings_for
+from payoff.experiments.molecules.config import DEFAULTS, MoleculeConfig, suited
 from payoff.experiments.molecules.run import MODEL, finetune
 from payoff.experiments.molecules.setting import MoleculeSetting, find_judges
 from payoff.experiments.records import RECORD, read_record
@@ -85,9 +85,8 @@ def check(config: CompareConfig, cells: Sequence[Cell]) -> tuple[str, str]:
         if cell.kind == "tune" and cell.label not in judged:
             judged.add(cell.label)
             assert cell.method is not None
-            method = make_method(cell.method, settings_for(cell.method, cell.settings))
-            find_judges(own, method)
-            loop_of(cell)
+            settings, _ = suited(cell.method, cell.settings, loop_of(cell))
+            find_judges(own, make_method(cell.method, settings))
     find_judges(own)
     return str(zlib.crc32((folder / WEIGHTS).read_bytes())), Path(own.weights).name
 

@@ -11,6 +11,7 @@ from payoff.configs import option
 from payoff.domains.molecules.config import NOISE, PRODUCTS, STEPS
 from payoff.errors import UserError
 from payoff.experiments.finetune.config import TOY_LOOP, flag, same_option
+from payoff.finetuning.config import FinetuneConfig
 
 _JOB, _BASE, _MACHINE = "What to fine-tune for", "The base model", "The machine"
 MOLECULES = "Molecules"
@@ -90,31 +91,41 @@ DEFAULTS: dict[str, Any] = {
 """Where molecules need other values than tables do."""
 PRESETS: dict[str, dict[str, Any]] = {
     "default": DEFAULTS,
-    "toy": {**DEFAULTS, **TOY_LOOP, "count": 20},
+    "toy": {**DEFAULTS, **TOY_LOOP, "count": 20, "updates": 5},
 }
-METHOD_SETTINGS = {
-    "rgdm": {"radius": "2", "value_steps": "300", "value_rate": "0.001", "catch_up": "true"},
-    "rwr": {"control": "true"},
-}
-"""Options of methods that differ for molecules. A value that begins with blocks of the base needs
-few steps, each of which is dear, and a model of millions of weights learns a part of what a round
-asks for. Without the control variate a network that is regressed on its own few samples drifts away
-from all of them; that is why rgdm with level=sample has it too."""
-BY_SAMPLE = {"control": "true"}
+VALUED = {"radius": "2", "value_rate": "0.001", "catch_up": "true"}
+CONTROLLED = {"control": "true"}
+ROUNDS, LEAST, MOST = 4, 100, 2500
 
 
-def settings_for(method: str, given: list[str]) -> list[str]:
-    """The options of a method that molecules need, where the user has not set them, then theirs."""
-    named = {
-        text.partition("=")[0].strip().replace("-", "_"): text.partition("=")[2].strip()
-        for text in given
-    }
-    own = METHOD_SETTINGS.get(method, {})
-    if method == "rgdm" and named.get("level") == "sample":
-        own = BY_SAMPLE
-    elif method == "rgdm" and named.get("score", "value") != "value":
-        own = {}
-    return [*(f"{name}={value}" for name, value in own.items() if name not in named), *given]
+def suited(
+    method: str, given: list[str], loop: FinetuneConfig, data: int = 0
+) -> tuple[list[str], FinetuneConfig]:
+    """Options of a method and of its learning that molecules need, unless the user has set them.
+
+    Where rgdm learns a value: it begins with blocks of the base and has learned what thousands of
+    scored molecules tell in some hundreds of steps, each of which is dear. So there are few rounds
+    of many molecules, and two of its steps for one of the model's. What a round asks of a model of
+    millions of weights it learns in part only: it catches up. Regressed on its own few samples, as
+    in rwr and rgdm with level=sample, a network drifts away from all of them without the control
+    variate. rgdm begins from ``data`` molecules with level=sample.
+    """
+    named = {key.strip().replace("-", "_"): value.strip() for key, value in map(_pair, given)}
+    own: dict[str, str] = {}
+    if method == "rgdm" and data and not {"level", "score"} & named.keys():
+        own["level"] = "sample"
+    if method == "rwr" or (method == "rgdm" and (own | named).get("level") == "sample"):
+        own |= CONTROLLED
+    elif method == "rgdm" and named.get("score", "value") == "value":
+        per_round = min(MOST, max(LEAST, math.ceil(loop.calls / ROUNDS)))
+        loop = loop.filled({"per_round": per_round, "updates": 150, "batch_size": 128})
+        own = {**VALUED, "value_steps": str(2 * (loop.updates or 1))}
+    return [*(f"{name}={value}" for name, value in own.items() if name not in named), *given], loop
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, _, value = text.partition("=")
+    return key, value
 
 
 def refuse_others(given: set[str], *configs: type, what: str) -> None:

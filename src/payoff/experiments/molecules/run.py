@@ -29,7 +29,7 @@ from payoff.experiments.finetune.run import (
 )
 from payoff.experiments.finetune.setting import Temperature, find_temperature, pilot_size
 from payoff.experiments.machine import check_device, threads
-from payoff.experiments.molecules.config import DEFAULTS, MoleculeConfig, settings_for
+from payoff.experiments.molecules.config import DEFAULTS, MoleculeConfig, suited
 from payoff.experiments.molecules.record import make_record
 from payoff.experiments.molecules.rewards import pool_of
 from payoff.experiments.molecules.setting import (
@@ -84,7 +84,8 @@ def finetune(
     reporter, loop = Reporter(quiet), loop or FinetuneConfig(**DEFAULTS)
     refuse_occupied(Path(out), resume=resume, overwrite=overwrite)
     check_device(config.device)
-    method = make_method(config.method, settings_for(config.method, config.settings))
+    settings, loop = suited(config.method, config.settings, loop, config.data)
+    method = make_method(config.method, settings)
     judges = find_judges(config, method)
     pilot_size(config.temperature, loop.calls)
     own = Path(out) / BASE
