@@ -329,12 +329,12 @@ def test_data_are_scored_first_by_a_method_that_starts_from_them(
 
 def test_methods_get_what_molecules_need_unless_told_otherwise() -> None:
     free = FinetuneConfig(calls=8000)
-    rgdm = ["radius=2", "value_rate=0.001", "catch_up=true", "value_steps=300"]
+    rgdm = ["radius=2", "value_rate=0.001", "catch_up=true", "gain=3", "value_steps=240"]
     settings, filled = suited("rgdm", ["share=0.4"], free)
     assert settings == [*rgdm, "share=0.4"]
-    assert (filled.per_round, filled.updates, filled.batch_size) == (2000, 150, 128)
+    assert (filled.per_round, filled.updates, filled.batch_size) == (1600, 120, 128)
     settings, filled = suited("rgdm", ["radius = 1"], loop(updates=7))
-    assert settings == [*rgdm[1:3], "value_steps=14", "radius = 1"]
+    assert settings == [*rgdm[1:4], "value_steps=14", "radius = 1"]
     assert filled == loop(updates=7)
     for given in ("level=sample", "score=x0hat"):
         settings, filled = suited("rgdm", [given], free)

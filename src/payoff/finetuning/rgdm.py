@@ -95,6 +95,7 @@ class RGDM(Finetuner):
     catch_up: bool = option(
         False, "score=value: tell by the samples' mean reward how far the model has come"
     )
+    gain: float = option(1.0, "catch_up: what the value's slope is multiplied by at first")
     control: bool = option(
         False, "level=sample: the model's own estimate as a control variate; for many samples"
     )
@@ -121,6 +122,8 @@ class RGDM(Finetuner):
             raise UserError(f"rgdm: radius must be positive, got {self.radius}")
         if not 0 <= self.mix <= 1 or not 0 < self.latest <= 1 or not 0 < self.share < 1:
             raise UserError("rgdm: mix, latest and share must lie between 0 and 1")
+        if not self.gain >= 1:
+            raise UserError(f"rgdm: gain must be at least 1, got {self.gain}")
         least = 3 if self.shift == "zeroth-order" else 2
         if self.candidates < least:
             raise UserError(f"rgdm: candidates must be at least {least}, got {self.candidates}")

@@ -8,6 +8,7 @@ without the noise of the datum).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,11 +19,10 @@ from payoff.finetuning import losses
 from payoff.finetuning import neighbourhood as near
 from payoff.finetuning.advantages import replace_failed
 from payoff.finetuning.pool import Pool
-from payoff.finetuning.rollouts import drawn_rows, rows_of, shuffled
+from payoff.finetuning.rollouts import Samples, drawn_rows, rows_of, shuffled
 from payoff.finetuning.run import Run
 from payoff.predictions import Prediction
 from payoff.spaces import Condition, expand_to
-from payoff.values.base import Value
 from payoff.values.learned import Learned
 from payoff.values.networks import value_network
 
@@ -31,6 +31,11 @@ if TYPE_CHECKING:
 
 CLEAN = 4096  # base samples drawn where there are no data
 WALK = 0.7  # share of the rounds that walk by plan; the rate of the others is small
+GROWTH, LARGEST_GAIN = 2.0, 10.0  # of the gain: from one round to the next, and in all
+
+
+Valued = Callable[..., Tensor]
+"""A value, called as value(x, t, cond); :class:`~payoff.values.base.Value` is one."""
 
 
 @dataclass
@@ -86,23 +91,20 @@ def play_value(method: RGDM, run: Run) -> None:
 
     The value is that of the next tempered tilt, relative to the law that the pool stands for now:
     :math:`V = \\log E[e^{(\\beta'-\\beta)r}|x_s]`. Its reward calls are the samples alone.
-
-    A model that has learned only a part of a tilt is behind the plan. With ``catch_up`` its β is
-    the one that explains the mean reward of the fresh samples, and what is missing is made up for.
     """
     pool, last = Pool.of_state(run.memory.get("pool", {})), 1 / run.target.temperature
     samples, rounds = run.samples(run.affordable()), run.rounds
     if method.catch_up:
         rounds = math.ceil(WALK * rounds)
-        if run.round:
-            pool.inverse = pool.inverse_of(float(replace_failed(samples.rewards).mean()), last)
+        _catch_up(method, run, pool, samples)
     before = pool.inverse
     pool.add(samples, before)
     pool.advance(last, method.share, rounds - run.round)
-    run.memory["pool"] = pool.state()
     gap = pool.inverse - before
+    run.memory |= {"pool": pool.state(), "asked": gap}
     law = pool.log_weights(before)
-    value = learned_value(method, run, pool, law, gap) if gap > 0 else None
+    asked = gap * run.memory.get("gain", 1.0)
+    value = learned_value(method, run, pool, law, asked) if gap > 0 else None
     run.old_policy()
     for _ in range(run.updates):
         x0, cond = pool.rows(drawn_rows(law, run.batch_size, generator=run.generator))
@@ -110,6 +112,23 @@ def play_value(method: RGDM, run: Run) -> None:
         move = torch.zeros_like(x0) if value is None else shifted(method, run, draft, value)
         goal = _goal(method, run, draft, move)
         step_on(method, run, draft.x_t, draft.t, goal, x0, cond)
+
+
+def _catch_up(method: RGDM, run: Run, pool: Pool, samples: Samples) -> None:
+    """Find out how far the model has come, and what its value's slope has to be multiplied by.
+
+    A value that is learned from few samples is too flat, and a model learns a part of a tilt only.
+    So the model's β is the one that explains the mean reward of its samples, not the plan's, and
+    the gain of the next tilt grows by what was asked for over what was reached.
+    """
+    gain, asked = run.memory.get("gain", method.gain), run.memory.get("asked", 0.0)
+    if asked:
+        began = pool.inverse - asked
+        mean = float(replace_failed(samples.rewards).mean())
+        pool.inverse = pool.inverse_of(mean, 1 / run.target.temperature)
+        least, most = 1 / GROWTH, GROWTH
+        gain *= min(most, max(least, asked / max(pool.inverse - began, asked / most)))
+    run.memory["gain"] = min(LARGEST_GAIN, max(1.0, gain))
 
 
 def play_known(method: RGDM, run: Run) -> None:
@@ -152,7 +171,7 @@ def drafts(method: RGDM, run: Run, x0: Tensor, cond: Condition | None) -> Draft:
     return Draft(x0, x_t, x_s, t, s, torch.as_tensor(weight), torch.as_tensor(std), cond)
 
 
-def shifted(method: RGDM, run: Run, draft: Draft, value: Value | None) -> Tensor:
+def shifted(method: RGDM, run: Run, draft: Draft, value: Valued | None) -> Tensor:
     """The shift δ̄ (B, ...) of the drafts, by the method's options."""
     return near.shift(
         method,
@@ -166,7 +185,7 @@ def shifted(method: RGDM, run: Run, draft: Draft, value: Value | None) -> Tensor
     )
 
 
-def _scores(method: RGDM, run: Run, ends: Tensor, draft: Draft, value: Value | None) -> Tensor:
+def _scores(method: RGDM, run: Run, ends: Tensor, draft: Draft, value: Valued | None) -> Tensor:
     """r/τ (K, B) of candidates (K, B, ...), by the value, at the clean estimate, or as they are.
 
     All at once: a batch of which every design fails ends a run.
@@ -181,7 +200,7 @@ def _scores(method: RGDM, run: Run, ends: Tensor, draft: Draft, value: Value | N
     return (run.score(at, cond) / run.target.temperature).view(k, n)
 
 
-def _gradient(method: RGDM, run: Run, draft: Draft, value: Value | None) -> Tensor:
+def _gradient(method: RGDM, run: Run, draft: Draft, value: Valued | None) -> Tensor:
     x = draft.x_s.detach().requires_grad_(True)
     with torch.enable_grad():
         if value is not None:
@@ -223,7 +242,9 @@ def step_on(
     run.step(loss)
 
 
-def learned_value(method: RGDM, run: Run, pool: Pool, law: Tensor, gap: float) -> Learned:
+def learned_value(
+    method: RGDM, run: Run, pool: Pool, law: Tensor, gap: float
+) -> Callable[..., Tensor]:
     """V of the tilt by e^(gap · r) of the law whose log-weights in the pool are ``law`` (n,)."""
     assert pool.x0 is not None
 
@@ -232,16 +253,21 @@ def learned_value(method: RGDM, run: Run, pool: Pool, law: Tensor, gap: float) -
         value = Learned(net, run.target, method.objective, sigma_data=run.sigma_data)
         return value.to(run.trainable[0])
 
+    # the mean reward is learned in one unit for all rounds: tilts of any size are multiples of it
+    unit = gap
+    if method.objective == "mean":
+        unit = 1 / (run.target.temperature * run.rounds)
     # kept from round to round: tilts of even size have values that differ little
     value = run.keep("value", make).requires_grad_(True)
     value.fit(
         pool.x0,
         pool.cond,
-        scores=(gap * pool.known).to(pool.x0.dtype),
+        scores=(unit * pool.known).to(pool.x0.dtype),
         log_weights=law,
         steps=method.value_steps,
         batch_size=run.batch_size,
         rate=method.value_rate,
         generator=run.generator,
     )
-    return value.requires_grad_(False)
+    value.requires_grad_(False)
+    return lambda x, t, cond: gap / unit * value(x, t, cond)

@@ -93,9 +93,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     "default": DEFAULTS,
     "toy": {**DEFAULTS, **TOY_LOOP, "count": 20, "updates": 5},
 }
-VALUED = {"radius": "2", "value_rate": "0.001", "catch_up": "true"}
+VALUED = {"radius": "2", "value_rate": "0.001", "catch_up": "true", "gain": "3"}
 CONTROLLED = {"control": "true"}
-ROUNDS, LEAST, MOST = 4, 100, 2500
+ROUNDS, LEAST, MOST = 5, 100, 2500
 
 
 def suited(
@@ -118,7 +118,7 @@ def suited(
         own |= CONTROLLED
     elif method == "rgdm" and named.get("score", "value") == "value":
         per_round = min(MOST, max(LEAST, math.ceil(loop.calls / ROUNDS)))
-        loop = loop.filled({"per_round": per_round, "updates": 150, "batch_size": 128})
+        loop = loop.filled({"per_round": per_round, "updates": 120, "batch_size": 128})
         own = {**VALUED, "value_steps": str(2 * (loop.updates or 1))}
     return [*(f"{name}={value}" for name, value in own.items() if name not in named), *given], loop
 
