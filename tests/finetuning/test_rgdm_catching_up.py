@@ -6,6 +6,7 @@ import pytest
 import torch
 from finetuning_cases import QUICK, corrected, run_of, seeded
 
+from payoff.errors import UserError
 from payoff.finetuning import RGDM, FinetuneConfig
 from payoff.finetuning.pool import Pool
 from payoff.finetuning.rollouts import Samples
@@ -41,5 +42,13 @@ def test_a_model_that_learns_nothing_is_where_it_was(catch_up: bool) -> None:
     inverses = run.memory["pool"]["inverses"]
     if catch_up:
         assert max(inverses) < 0.1
+        assert run.memory["gain"] == 8  # doubled in each round but the first
     else:
         assert inverses == pytest.approx([0, 1 / 8, 2 / 8, 3 / 8])
+
+
+def test_a_gain_below_one_is_refused() -> None:
+    problem = GaussianSubspace.random(4, 2)
+    config = FinetuneConfig(calls=100, evaluate=16, sampler_steps=4)
+    with pytest.raises(UserError, match="gain must be at least 1"):
+        RGDM(gain=0.5).fit(Target(corrected(problem), problem.reward), config)
