@@ -12,9 +12,10 @@
 from __future__ import annotations
 
 from payoff.values.base import Value
+from payoff.values.label import LabelLikelihood
 from payoff.values.learned import Learned
 from payoff.values.monte_carlo import MonteCarlo
 from payoff.values.plug_in import PlugIn
 from payoff.values.posterior import Posterior
 
-__all__ = ["Learned", "MonteCarlo", "PlugIn", "Posterior", "Value"]
+__all__ = ["LabelLikelihood", "Learned", "MonteCarlo", "PlugIn", "Posterior", "Value"]

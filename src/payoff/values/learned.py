@@ -26,10 +26,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from payoff.processes import GaussianProcess, MaskProcess
-from payoff.spaces import Condition, expand_to
+from payoff.spaces import Condition
 from payoff.targets import Target
 from payoff.values.base import Value
+from payoff.values.inputs import network_inputs
 
 OBJECTIVES = ("soft", "mean")
 
@@ -70,16 +70,8 @@ class Learned(nn.Module, Value):
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """The value (B,) in nats."""
-        process = self.target.denoiser.process
-        if isinstance(process, GaussianProcess):
-            alpha, sigma = process.schedule(t)
-            scale = torch.rsqrt((alpha * self.sigma_data) ** 2 + sigma**2)
-            x_t, level = expand_to(scale, x_t) * x_t, process.schedule.log_snr(t) / 8
-        elif isinstance(process, MaskProcess):
-            level = process.schedule(t)
-        else:
-            raise TypeError(f"no input scaling is known for {type(process).__name__}")
-        out = self.net(x_t, level.expand(len(x_t)), cond).flatten(1)
+        x, level = network_inputs(self.target.denoiser.process, x_t, t, self.sigma_data)
+        out = self.net(x, level, cond).flatten(1)
         return self.offset + out.sum(1) / math.sqrt(out.shape[1])
 
     def loss(
