@@ -112,9 +112,7 @@ def save_pretrained(
     return folder
 
 
-def halved(
-    module: nn.Module, state: dict[str, Tensor], half: str
-) -> tuple[dict[str, Tensor], str]:
+def halved(module: nn.Module, state: dict[str, Tensor], half: str) -> tuple[dict[str, Tensor], str]:
     """A module's state with its parameters rounded, and the precision that they had.
 
     Raises:

@@ -1,12 +1,13 @@
 """Ways to get at the soft value V_t(x_t) = log E[exp(r(x_0)/τ) | x_t].
 
-============  =========================  ================================================
-`PlugIn`      one denoiser call          biased at every noise level, however much compute
-`Posterior`   one denoiser call          biased; draws around the clean estimate; tokens too
-`MonteCarlo`  draws × steps calls        converges; the logarithm of a mean is biased down
-`Learned`     one call of its network    as good as its fit
-`ExactValue`  closed-form problems only  in :mod:`payoff.problems`
-============  =========================  ================================================
+=================  =========================  ================================================
+`PlugIn`           one denoiser call          biased at every noise level, however much compute
+`Posterior`        one denoiser call          biased; draws around the clean estimate; tokens too
+`MonteCarlo`       draws × steps calls        converges; the logarithm of a mean is biased down
+`Learned`          one call of its network    as good as its fit
+`LabelLikelihood`  one call of its network    of a label; as good as its fit and as a Gaussian
+`ExactValue`       closed-form problems only  in :mod:`payoff.problems`
+=================  =========================  ================================================
 """
 
 from __future__ import annotations

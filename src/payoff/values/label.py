@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from payoff.processes import GaussianProcess
 from payoff.spaces import Condition
 from payoff.values.base import Value
+from payoff.values.fitting import Progress, descend
 from payoff.values.inputs import network_inputs
 
 SMALLEST = 1e-4
@@ -81,6 +82,14 @@ class LabelLikelihood(nn.Module, Value):
             raise ValueError(f"need labels >= 1 and beta in [0, 1], got {labels=}, {beta=}")
         self.net, self.process, self.labels = net, process, labels
         self.sigma_data, self.beta, self.key = sigma_data, beta, key
+
+    def of(self, process: GaussianProcess, key: str | None = None) -> LabelLikelihood:
+        """The same network for another process, and labels under another key.
+
+        What it reads is scaled and told its log-SNR, so that a schedule is as good as another.
+        """
+        key = self.key if key is None else key
+        return LabelLikelihood(self.net, process, self.labels, self.sigma_data, self.beta, key)
 
     def moments(
         self, x_t: Tensor, t: Tensor, cond: Condition | None = None
@@ -133,6 +142,42 @@ class LabelLikelihood(nn.Module, Value):
         mean, variance = self.moments(x_t, t, cond)
         weight = variance.detach() ** self.beta
         return -(weight * log_normal(label, mean, variance)).mean(1)
+
+    def fit(
+        self,
+        x0: Tensor,
+        label: Tensor,
+        cond: Condition | None = None,
+        *,
+        steps: int = 1000,
+        batch_size: int = 256,
+        rate: float = 2e-3,
+        generator: torch.Generator | None = None,
+        progress: Progress | None = None,
+    ) -> LabelLikelihood:
+        """Fit to clean samples x0 (n, ...) and their standardised labels (n, k).
+
+        Adam with a cosine rate from ``rate`` to 0, times uniform in [0, 1]. ``progress(step,
+        loss)`` is called now and then.
+
+        Raises:
+            ValueError: labels of another shape.
+        """
+        if label.shape != (len(x0), self.labels):
+            raise ValueError(
+                f"labels have shape {tuple(label.shape)}, expected {(len(x0), self.labels)}"
+            )
+        where = generator.device if generator is not None else x0.device
+
+        def loss() -> Tensor:
+            batch = torch.randint(len(x0), (batch_size,), generator=generator, device=where)
+            t = torch.rand(batch_size, generator=generator, device=where).to(x0)
+            batch = batch.to(x0.device)
+            part = None if cond is None else {k: v[batch] for k, v in cond.items()}
+            return self.loss(x0[batch], label[batch], t, part, generator=generator).mean()
+
+        descend(self, loss, steps, rate, progress)
+        return self
 
     def extra_repr(self) -> str:
         return f"labels={self.labels}, beta={self.beta:g}, key={self.key}"

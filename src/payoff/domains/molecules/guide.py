@@ -3,7 +3,7 @@ r"""Guides: networks that read properties off noised molecules, to condition a g
 A guide gives mean and variance of the properties y of a molecule that is seen through noise, in the
 atoms (codec) and the noise (process) of a generator. Its
 :class:`~payoff.values.LabelLikelihood` turns any generator of that kind into one of
-:math:`p(x\mid y)`, see :class:`~payoff.domains.molecules.conditional.Guide`.
+:math:`p(x\mid y)`, see :mod:`payoff.domains.molecules.guided`.
 
     python -m payoff.domains.molecules.guide --steps 10000 --out runs/guide
 
