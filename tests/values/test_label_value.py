@@ -110,7 +110,7 @@ class Two(nn.Module):
 
 
 def test_learned_it_comes_near_the_denoiser_given_the_label() -> None:
-    """A fit of seconds leaves less than half of what guidance has to move, in the root mean square."""
+    """A fit of seconds leaves at most half of the root mean square move of guidance."""
     torch.manual_seed(0)
     problem = GaussianSubspace.random(4, 2, isotropic=False)
     x0 = problem.sample_base(20_000, generator=seeded())
