@@ -38,7 +38,7 @@ from payoff.domains.molecules.conditional import (
 )
 from payoff.domains.molecules.config import PRODUCTS, STEPS
 from payoff.domains.molecules.guide import LabelGuide
-from payoff.domains.molecules.guided import ByGuide
+from payoff.domains.molecules.guided import INTERVAL, ByGuide
 from payoff.domains.molecules.model import MoleculeModel
 from payoff.domains.molecules.property import size_error
 from payoff.domains.molecules.qm9 import PROPERTIES, QM9, load_qm9, split
@@ -95,10 +95,13 @@ def sources(
                 title = f"{args.model}, weight {weight:g}, {precision}"
                 yield title, Conditional(model, args.model, guidance=weight, **drawing)
         if guide is not None:
-            options = {"limit": args.limit, "tell": args.tell, **drawing}
+            options = {"limit": args.limit, "interval": args.interval, "tell": args.tell}
             for strength in args.strength:
                 title = f"{args.model}, guide, strength {strength:g}, {precision}"
-                yield title, ByGuide(model, guide, args.model, strength=strength, **options)
+                yield (
+                    title,
+                    ByGuide(model, guide, args.model, strength=strength, **options, **drawing),
+                )
 
 
 def generated(
@@ -162,7 +165,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--guide", help="folder of a guide")
     parser.add_argument("--strength", type=float, nargs="+", default=[1.0], help="of the guide")
     parser.add_argument(
-        "--limit", type=float, default=0.0, help="largest move by the guide; 0: none"
+        "--limit", type=float, default=0.0, help="largest move by the guide; 0 = any"
+    )
+    parser.add_argument(
+        "--interval", type=float, nargs=2, default=INTERVAL, help="log-SNRs that the guide looks at"
     )
     parser.add_argument(
         "--tell", action="store_true", help="with a guide, tell the generator its labels as well"

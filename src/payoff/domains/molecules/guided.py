@@ -8,9 +8,10 @@ The generator p need not have learned anything of the properties; see
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from payoff.domains.molecules.conditional import Asked, Drawn
@@ -24,6 +25,11 @@ from payoff.guidance.base import gaussian_process
 KEY = "guide"
 """Where the guide's labels are: a generator may have labels of its own, on other scales."""
 
+INTERVAL = (-2.0, 8.0)
+"""The log-SNRs at which a guide is looked at. Below, it knows no more than the size of a molecule,
+and the error of its flat value is made large by 1/α; above, what it moves is below 0.002 Å."""
+DRAWS = 64  # of pure noise, over which p(y | size) is averaged
+
 
 def guided(
     model: MoleculeModel, guide: LabelGuide, name: str = "the model", **options: Any
@@ -34,7 +40,7 @@ def guided(
         model: of molecules.
         guide: of the same codec.
         name: what messages call the model.
-        options: of :class:`~payoff.guidance.Guided`: scale, limit, …
+        options: of :class:`~payoff.guidance.Guided`: scale, limit, interval, …
 
     Raises:
         UserError: the guide reads other atoms or coordinates than the model draws.
@@ -45,7 +51,41 @@ def guided(
             f"python -m payoff.domains.molecules.guide --model {name}"
         )
     process = gaussian_process(model.denoiser, "guidance")
-    return Guided(model.denoiser, guide.value.of(process, KEY), **options)
+    value = guide.value.of(process, KEY)
+    return Guided(model.denoiser, value, **{"interval": INTERVAL, **options})
+
+
+def told(guide: LabelGuide, wanted: Mapping[str, float], n: int) -> dict[str, Tensor]:
+    """``n`` rows of conditions for the same properties, by name, in their units.
+
+    Raises:
+        UserError: the guide does not read one of them.
+    """
+    guide.scales.check(list(wanted), "the guide")
+    values = torch.tensor(list(wanted.values())).expand(n, -1)
+    label, known = guide.scales.columns(list(wanted), values)
+    return {KEY: label, KEY + "_known": known}
+
+
+def sizes_given(
+    model: MoleculeModel, guide: LabelGuide, wanted: Mapping[str, float]
+) -> tuple[Tensor, Tensor]:
+    r"""Numbers of nodes (m,) and their weights :math:`p(n\mid y)\propto p(n)\,p(y\mid n)`, (m,).
+
+    p(n) are the model's counts; p(y | n) is what the guide makes of pure noise, where the size is
+    all that there is to see.
+    """
+    sizes = model.counts.nonzero()[:, 0]
+    process = gaussian_process(model.denoiser, "guidance")
+    value, t = guide.value.of(process, KEY), torch.ones(())
+    generator = torch.Generator().manual_seed(0)
+    logs = []
+    for size in sizes.tolist():
+        cond = told(guide, wanted, DRAWS) | {"mask": torch.ones(DRAWS, size, dtype=torch.bool)}
+        x = process.prior((DRAWS, size, model.shape[1]), cond, generator=generator)
+        with torch.no_grad():
+            logs.append(value(x, t, cond).double().logsumexp(0))
+    return sizes, (model.counts[sizes].double().log() + torch.stack(logs)).softmax(0)
 
 
 class ByGuide(Drawn):
@@ -59,7 +99,7 @@ class ByGuide(Drawn):
         guide: what reads the properties.
         name: what messages call the model.
         strength: s of :class:`~payoff.guidance.Guided`; 1 is Bayes' rule.
-        limit: see there; in the codec's units, a coordinate.
+        limit, interval: see there; the limit in the codec's units, a coordinate.
         tell: tell a generator that learned labels what is asked for, too. Its law is then
             :math:`p(x\mid y)` by itself, and the guide adds to it as classifier-free guidance of
             weight s does.
@@ -77,12 +117,13 @@ class ByGuide(Drawn):
         *,
         strength: float = 1.0,
         limit: float = 0.0,
+        interval: tuple[float, float] | None = INTERVAL,
         tell: bool = False,
         **sampling: Any,
     ) -> None:
         self.guide, self.name = guide, name
         self.scales = Scales.read(model.metadata, name) if tell else None
-        denoiser = guided(model, guide, name, scale=strength, limit=limit)
+        denoiser = guided(model, guide, name, scale=strength, limit=limit, interval=interval)
         super().__init__(model, denoiser, **sampling)
 
     def check(self, names: Sequence[str]) -> None:
