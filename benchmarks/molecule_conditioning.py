@@ -4,13 +4,17 @@
         --out runs/evaluator
     payoff train qm9 --part second_half --label alpha,gap,homo,lumo,mu,cv --out runs/conditional
     python benchmarks/molecule_conditioning.py runs/conditional --evaluator runs/evaluator
+    python -m payoff.domains.molecules.guide --steps 8000 --out runs/guide
+    python benchmarks/molecule_conditioning.py qm9 --evaluator runs/evaluator \
+        --guide runs/guide --strength 1
 
 Sizes and values are drawn together from ``second_half``; the generator draws a molecule for each
 and the evaluator, which learned from ``first_half``, reads it. Mean absolute errors in the units of
 published tables, with their standard error. Rows: values dealt out anew among the molecules, the
 best guess from the number of atoms, the evaluator on the real molecules, the same after the
-generator's codec has encoded and decoded them (hydrogens placed anew), and the generator, a row for
-each guidance weight and precision. A second table tells what the generator's molecules are like.
+generator's codec has encoded and decoded them (hydrogens placed anew), and the generator: for each
+precision, a row for each guidance weight if it learned labels, and with ``--guide`` a row for each
+strength, drawn along a guide. A second table tells what the generator's molecules are like.
 """
 
 from __future__ import annotations
@@ -19,7 +23,6 @@ import argparse
 import sys
 import time
 from collections.abc import Iterator
-from itertools import product
 
 import torch
 
@@ -34,6 +37,8 @@ from payoff.domains.molecules.conditional import (
     ask,
 )
 from payoff.domains.molecules.config import PRODUCTS, STEPS
+from payoff.domains.molecules.guide import LabelGuide
+from payoff.domains.molecules.guided import INTERVAL, ByGuide
 from payoff.domains.molecules.model import MoleculeModel
 from payoff.domains.molecules.property import size_error
 from payoff.domains.molecules.qm9 import PROPERTIES, QM9, load_qm9, split
@@ -77,27 +82,39 @@ def bounds(
         yield title, {name: cell(error) for name, error in found.items()}
 
 
+def sources(
+    model: MoleculeModel, guide: LabelGuide | None, args: argparse.Namespace
+) -> Iterator[tuple[str, Conditional | ByGuide]]:
+    """The generator in every way that it is to be asked, with a title."""
+    common = {"steps": args.steps, "batch_size": args.batch, "seed": args.seed}
+    for precision in args.precision:
+        drawing = {**common, "precision": precision}
+        # without a guide a model that learned no label is an error, and told as one
+        if model.metadata.get("label") or guide is None:
+            for weight in args.guidance:
+                title = f"{args.model}, weight {weight:g}, {precision}"
+                yield title, Conditional(model, args.model, guidance=weight, **drawing)
+        if guide is not None:
+            options = {"limit": args.limit, "interval": args.interval, "tell": args.tell}
+            for strength in args.strength:
+                title = f"{args.model}, guide, strength {strength:g}, {precision}"
+                yield (
+                    title,
+                    ByGuide(model, guide, args.model, strength=strength, **options, **drawing),
+                )
+
+
 def generated(
-    model: MoleculeModel, read: Evaluators, asked: Asked, args: argparse.Namespace
-) -> Iterator[tuple[str, dict[str, tuple[Answer, float]]]]:
-    """For each weight and precision, by property: the answer and molecules a CPU second."""
-    for weight, precision in product(args.guidance, args.precision):
-        found = {}
-        for name in asked.names:
-            source = Conditional(
-                model,
-                args.model,
-                guidance=weight,
-                steps=args.steps,
-                batch_size=args.batch,
-                precision=precision,
-                seed=args.seed,
-            )
-            began = time.process_time()
-            one = answer(source, read, asked.only(name))
-            found[name] = one, len(asked) / (time.process_time() - began)
-            print(f"{name}, weight {weight:g}: {one.errors[name]}", file=sys.stderr, flush=True)
-        yield f"{args.model}, weight {weight:g}, {precision}", found
+    source: Conditional | ByGuide, title: str, read: Evaluators, asked: Asked
+) -> dict[str, tuple[Answer, float]]:
+    """By property: the answer and molecules a CPU second."""
+    found = {}
+    for name in asked.names:
+        began = time.process_time()
+        one = answer(source, read, asked.only(name))
+        found[name] = one, len(asked) / (time.process_time() - began)
+        print(f"{title}, {name}: {one.errors[name]}", file=sys.stderr, flush=True)
+    return found
 
 
 def heading(first: str, names: list[str]) -> None:
@@ -109,7 +126,10 @@ def run(args: argparse.Namespace) -> None:
     names = list(args.properties)
     model, read = MoleculeModel.load(args.model), Evaluators(args.evaluator)
     read.check(names)
-    Conditional(model, args.model).check(names)
+    guide = None if args.guide is None else LabelGuide.from_pretrained(args.guide)
+    rows = list(sources(model, guide, args))
+    for _, source in rows:
+        source.check(names)
     data = load_qm9()
     part = split("second_half", len(data))
     generator = torch.Generator().manual_seed(args.seed)
@@ -118,7 +138,8 @@ def run(args: argparse.Namespace) -> None:
     for title, cells in bounds(data, read, model, asked, args.seed):
         print(f"| {title} | {' | '.join(cells[name] for name in names)} |", flush=True)
     kept = []
-    for title, found in generated(model, read, asked, args):
+    for title, source in rows:
+        found = generated(source, title, read, asked)
         errors = [cell(found[name][0].errors[name]) for name in names]
         print(f"| {title} | {' | '.join(errors)} |", flush=True)
         kept += [(title, name, *found[name]) for name in names]
@@ -133,7 +154,7 @@ def run(args: argparse.Namespace) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("model", help="a run folder or a model folder that learned labels")
+    parser.add_argument("model", help="a run or model folder, or a shipped name")
     parser.add_argument(
         "--evaluator", nargs="+", required=True, help="folders of property networks"
     )
@@ -141,6 +162,17 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--properties", nargs="+", default=list(PROPERTIES), choices=PROPERTIES)
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--guidance", type=float, nargs="+", default=[0.0], help="weights")
+    parser.add_argument("--guide", help="folder of a guide")
+    parser.add_argument("--strength", type=float, nargs="+", default=[1.0], help="of the guide")
+    parser.add_argument(
+        "--limit", type=float, default=0.0, help="largest move by the guide; 0 = any"
+    )
+    parser.add_argument(
+        "--interval", type=float, nargs=2, default=INTERVAL, help="log-SNRs that the guide looks at"
+    )
+    parser.add_argument(
+        "--tell", action="store_true", help="with a guide, tell the generator its labels as well"
+    )
     parser.add_argument("--precision", nargs="+", default=["auto"], choices=PRODUCTS)
     parser.add_argument("--batch", type=int, default=250)
     parser.add_argument("--seed", type=int, default=0)

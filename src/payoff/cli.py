@@ -110,6 +110,17 @@ def sample(
         str,
         typer.Option("--products", help="molecules only: matrix products in auto, bf16 or fp32"),
     ] = "auto",
+    guide: Annotated[
+        Path | None,
+        typer.Option("--guide", help="molecules only: draw along the guide in this folder"),
+    ] = None,
+    properties: Annotated[
+        list[str] | None,
+        typer.Option("--property", help="with --guide: what is asked for, alpha=95; repeatable"),
+    ] = None,
+    strength: Annotated[
+        float, typer.Option("--strength", help="with --guide: of the guidance; 1 is Bayes' rule")
+    ] = 1.0,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -123,6 +134,10 @@ def sample(
 
     if draws_molecules(run):
         asked: dict[str, Any] = {"count": count, "aim": aim, "seed": seed, "steps": steps}
+        if guide is not None or properties:
+            from payoff.experiments.molecules.again import Along
+
+            asked["along"] = Along.of(run, guide, properties or (), strength)
         commands.sample_molecules(run, **asked, kind=products, out=out, quiet=quiet)
         return
     if not run.exists() and len(run.parts) == 1:
@@ -132,6 +147,8 @@ def sample(
         raise UserError(
             f"{run} holds no finished run, and is no model that payoff comes with ({known})"
         )
+    if guide is not None or properties:
+        raise UserError("--guide is for models of molecules")
     if steps is not None:
         raise UserError("--steps is for models of molecules; a run's designs are drawn as it drew")
     commands.sample_rows(run, count=count, aim=aim, seed=seed, out=out, quiet=quiet)

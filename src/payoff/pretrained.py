@@ -103,7 +103,7 @@ def save_pretrained(
     state = {k: v.detach().contiguous().clone() for k, v in denoiser.state_dict().items()}
     config = {"format": 1, "denoiser": describe(denoiser), "metadata": metadata or {}}
     if half is not None:
-        state, config["dtype"] = _halved(denoiser, state, half)
+        state, config["dtype"] = halved(denoiser, state, half)
     folder.mkdir(parents=True, exist_ok=True)
     save_file(state, folder / (WEIGHTS + ".tmp"), metadata={"format": "pt"})
     os.replace(folder / (WEIGHTS + ".tmp"), folder / WEIGHTS)
@@ -112,19 +112,28 @@ def save_pretrained(
     return folder
 
 
-def _halved(
-    denoiser: Denoiser, state: dict[str, Tensor], half: str
-) -> tuple[dict[str, Tensor], str]:
-    """The state with its parameters rounded, and the precision that they had."""
+def halved(module: nn.Module, state: dict[str, Tensor], half: str) -> tuple[dict[str, Tensor], str]:
+    """A module's state with its parameters rounded, and the precision that they had.
+
+    Raises:
+        ValueError: as :func:`save_pretrained`.
+    """
     if half not in HALVES:
         raise ValueError(f"half must be one of {', '.join(HALVES)}, got {half!r}")
-    kinds = {name: p.dtype for name, p in denoiser.named_parameters() if p.is_floating_point()}
+    kinds = {name: p.dtype for name, p in module.named_parameters() if p.is_floating_point()}
     # what is no parameter, such as a table of frequencies, is small and may need all its digits
     rounded = {k: v.to(HALVES[half]) if k in kinds else v for k, v in state.items()}
     for name in kinds:
         if bool(state[name].isfinite().all()) and not bool(rounded[name].isfinite().all()):
             raise ValueError(f"{name} has values that {half} cannot hold: save it in full")
     return rounded, str(next(iter(kinds.values()))).removeprefix("torch.")
+
+
+def in_full(weights: dict[str, Tensor], kind: str) -> dict[str, Tensor]:
+    """Weights that :func:`halved` rounded, in the precision ``kind`` that it told."""
+    full = {"float32": torch.float32, "float64": torch.float64}.get(kind)
+    halves = tuple(HALVES.values())
+    return {k: v.to(full) if v.dtype in halves else v for k, v in weights.items()}
 
 
 def from_pretrained(name: str | Path, device: str = "cpu") -> Denoiser:
@@ -142,10 +151,8 @@ def from_pretrained(name: str | Path, device: str = "cpu") -> Denoiser:
         raise UserError(f"{folder / CONFIG} describes a {type(denoiser).__name__}, no denoiser")
     try:
         weights = load_file(folder / WEIGHTS)
-        if "dtype" in config:  # stored in half precision
-            full = {"float32": torch.float32, "float64": torch.float64}.get(config["dtype"])
-            halves = tuple(HALVES.values())
-            weights = {k: v.to(full) if v.dtype in halves else v for k, v in weights.items()}
+        if "dtype" in config:
+            weights = in_full(weights, config["dtype"])
         # built in single precision; weights in double would be rounded to it
         denoiser.to(next(w.dtype for w in weights.values() if w.is_floating_point()))
         denoiser.load_state_dict(weights)

@@ -317,3 +317,36 @@ def test_a_reward_that_does_not_depend_on_x_moves_nothing() -> None:
     flat = FunctionReward(lambda x, cond: torch.ones(len(x), dtype=x.dtype))
     found = Guided(problem.base, PlugIn(Target(problem.base, flat)))(x, t).x0
     torch.testing.assert_close(found, problem.base(x, t).x0)
+
+
+def test_outside_its_interval_the_value_is_not_called_and_moves_nothing() -> None:
+    problem = MixtureProblem.two_modes(dtype=F64)
+    exact, calls = problem.value(), []
+
+    class Watched(type(exact)):  # type: ignore[misc]
+        def __call__(self, *args, **kwargs):
+            calls.append(1)
+            return super().__call__(*args, **kwargs)
+
+    value = Watched.__new__(Watched)
+    value.__dict__.update(exact.__dict__)
+    everywhere = Guided(problem.base, exact)
+    some = Guided(problem.base, value, interval=(-2.0, 2.0))
+    assert everywhere.exact
+    assert not some.exact
+    time = problem.base.process.schedule.time
+    for level, inside in ((-3.0, False), (0.5, True), (3.0, False)):
+        t = time(torch.tensor(level, dtype=F64))
+        x = problem.base.sample_t(5, t, generator=seeded())
+        right = everywhere if inside else problem.base
+        before = len(calls)
+        torch.testing.assert_close(some(x, t).x0, right(x, t).x0)
+        assert len(calls) - before == inside
+    levels = torch.tensor([-3.0, 0.5, 3.0, 1.0, -1.0], dtype=F64)  # a level a row
+    x = problem.base.sample_t(5, time(levels), generator=seeded())
+    found, plain = some(x, time(levels)).x0, problem.base(x, time(levels)).x0
+    inside = levels.abs() < 2
+    expected = torch.where(inside[:, None], everywhere(x, time(levels)).x0, plain)
+    torch.testing.assert_close(found, expected)
+    with pytest.raises(UserError, match="interval must be"):
+        Guided(problem.base, exact, interval=(2.0, -2.0))

@@ -21,15 +21,15 @@ Models with Soft Value-Based Decoding (Li et al., 2024).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from payoff.processes import GaussianProcess, MaskProcess
-from payoff.spaces import Condition, expand_to
+from payoff.spaces import Condition
 from payoff.targets import Target
 from payoff.values.base import Value
+from payoff.values.fitting import Progress, descend
+from payoff.values.inputs import network_inputs
 
 OBJECTIVES = ("soft", "mean")
 
@@ -70,16 +70,8 @@ class Learned(nn.Module, Value):
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """The value (B,) in nats."""
-        process = self.target.denoiser.process
-        if isinstance(process, GaussianProcess):
-            alpha, sigma = process.schedule(t)
-            scale = torch.rsqrt((alpha * self.sigma_data) ** 2 + sigma**2)
-            x_t, level = expand_to(scale, x_t) * x_t, process.schedule.log_snr(t) / 8
-        elif isinstance(process, MaskProcess):
-            level = process.schedule(t)
-        else:
-            raise TypeError(f"no input scaling is known for {type(process).__name__}")
-        out = self.net(x_t, level.expand(len(x_t)), cond).flatten(1)
+        x, level = network_inputs(self.target.denoiser.process, x_t, t, self.sigma_data)
+        out = self.net(x, level, cond).flatten(1)
         return self.offset + out.sum(1) / math.sqrt(out.shape[1])
 
     def loss(
@@ -107,7 +99,7 @@ class Learned(nn.Module, Value):
         batch_size: int = 256,
         rate: float = 2e-3,
         generator: torch.Generator | None = None,
-        progress: Callable[[int, float], None] | None = None,
+        progress: Progress | None = None,
     ) -> Learned:
         """Fit to clean samples x0 (n, ...), each scored once.
 
@@ -133,23 +125,17 @@ class Learned(nn.Module, Value):
         logs = torch.zeros_like(score) if log_weights is None else log_weights
         weights = logs[rows].double().softmax(0)
         self._start_at(score[rows].double(), weights)
-        optimiser = torch.optim.Adam(self.parameters(), rate)
-        decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
         where = generator.device if generator is not None else x0.device
-        for step in range(steps):
+
+        def loss() -> Tensor:
             pick = torch.multinomial(weights.to(where), batch_size, True, generator=generator)
             batch = rows[pick.to(rows.device)]
             t = torch.rand(batch_size, generator=generator, device=where).to(x0.device)
             t = t.to(score.dtype)
             part = None if cond is None else {k: v[batch] for k, v in cond.items()}
-            loss = self.loss(x0[batch], score[batch], t, part, generator=generator).mean()
-            optimiser.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(self.parameters(), 1.0)
-            optimiser.step()
-            decay.step()
-            if progress is not None and step % 50 == 0:
-                progress(step, float(loss.detach()))
+            return self.loss(x0[batch], score[batch], t, part, generator=generator).mean()
+
+        descend(self, loss, steps, rate, progress)
         return self
 
     def _start_at(self, scores: Tensor, weights: Tensor) -> None:

@@ -19,9 +19,11 @@ Welling, 2022), section 5.2 and appendix E.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -225,64 +227,34 @@ class Real:
             )
 
 
-class Conditional:
-    """The source that draws from a generator that learned labels.
-
-    Molecules are asked for one property; the generator's other labels are unknown to it.
+class Drawn(ABC):
+    """A source that draws from a denoiser; a subclass says what it is told.
 
     Args:
-        model: of molecules; its metadata say which labels it has learned.
-        name: what messages call it.
-        guidance: weight of :class:`~payoff.guidance.ClassifierFree`; 0 = none.
+        model: of molecules: their codec and its network.
+        denoiser: what is sampled, of the same codec.
         steps: of the sampler of :mod:`payoff.domains.molecules.evaluate`.
         batch_size: molecules at once.
         precision: of the matrix products: auto, bf16 or fp32.
-        seed: of the noise; it depends on nothing else, so that guidance weights share it.
-
-    Raises:
-        UserError: the generator has learned no label, or several that it cannot tell apart.
+        seed: of the noise; it depends on nothing else, so that sources of one codec share it.
     """
 
     def __init__(
         self,
         model: MoleculeModel,
-        name: str = "the model",
+        denoiser: Denoiser,
         *,
-        guidance: float = 0.0,
         steps: int = STEPS,
         batch_size: int = 250,
         precision: str = "auto",
         seed: int = 0,
     ) -> None:
-        self.model, self.steps, self.batch_size = model, steps, batch_size
-        self.precision, self.seed, self.name = precision, seed, name
-        self.scales = Scales.read(model.metadata, name)
-        net = getattr(model.denoiser, "net", None)
-        if len(self.scales.names) > 1 and getattr(net, "label_flags", "row") != "column":
-            raise UserError(f"{name} reads its labels together only: it cannot be asked for one")
-        base = model.denoiser
-        self.denoiser: Denoiser = ClassifierFree(base, guidance) if guidance else base
+        self.model, self.denoiser, self.steps = model, denoiser, steps
+        self.batch_size, self.precision, self.seed = batch_size, precision, seed
 
-    def check(self, names: Sequence[str]) -> None:
-        """Raise a UserError unless the generator has learned all of these."""
-        missing = [name for name in names if name not in self.scales.names]
-        if missing:
-            raise UserError(
-                f"{self.name} has not learned {', '.join(missing)}: its labels are "
-                f"{', '.join(self.scales.names)}"
-            )
-
+    @abstractmethod
     def label(self, asked: Asked) -> dict[str, Tensor]:
-        """Standardised labels (n, k) and the flags (n, k) of the one that is asked for."""
-        if len(asked.names) != 1:
-            raise ValueError(f"one property at a time can be asked for, got {asked.names}")
-        self.check(asked.names)
-        column = self.scales.names.index(asked.names[0])
-        values = asked.values.new_zeros(len(asked), len(self.scales.names))
-        values[:, column] = asked.values[:, 0]
-        known = torch.zeros_like(values)
-        known[:, column] = 1.0
-        return {"label": self.scales.standardised(values) * known, "label_known": known}
+        """Conditions beside the mask, with a row for each molecule that is asked for."""
 
     def __call__(self, asked: Asked) -> Iterator[list[Molecule | None]]:
         told, codec = self.label(asked), self.model.codec
@@ -296,3 +268,46 @@ class Conditional:
             with products(self.precision):
                 x = sampler.sample(len(rows), cond, generator=generator, batch_size=len(rows))
             yield codec.decode(x, cond)
+
+
+class Conditional(Drawn):
+    """The source that draws from a generator that learned labels.
+
+    Molecules are asked for one property; the generator's other labels are unknown to it.
+
+    Args:
+        model: of molecules; its metadata say which labels it has learned.
+        name: what messages call it.
+        guidance: weight of :class:`~payoff.guidance.ClassifierFree`; 0 = none.
+        sampling: see :class:`Drawn`.
+
+    Raises:
+        UserError: the generator has learned no label, or several that it cannot tell apart.
+    """
+
+    def __init__(
+        self,
+        model: MoleculeModel,
+        name: str = "the model",
+        *,
+        guidance: float = 0.0,
+        **sampling: Any,
+    ) -> None:
+        self.scales, self.name = Scales.read(model.metadata, name), name
+        net = getattr(model.denoiser, "net", None)
+        if len(self.scales.names) > 1 and getattr(net, "label_flags", "row") != "column":
+            raise UserError(f"{name} reads its labels together only: it cannot be asked for one")
+        base = model.denoiser
+        super().__init__(model, ClassifierFree(base, guidance) if guidance else base, **sampling)
+
+    def check(self, names: Sequence[str]) -> None:
+        """Raise a UserError unless the generator has learned all of these."""
+        self.scales.check(names, self.name)
+
+    def label(self, asked: Asked) -> dict[str, Tensor]:
+        """Standardised labels (n, k) and the flags (n, k) of the one that is asked for."""
+        if len(asked.names) != 1:
+            raise ValueError(f"one property at a time can be asked for, got {asked.names}")
+        self.check(asked.names)
+        values, known = self.scales.columns(asked.names, asked.values)
+        return {"label": values, "label_known": known}

@@ -42,6 +42,28 @@ class Scales:
         """(n, k) in their units to (n, k) in deviations from the mean, in the values' precision."""
         return (values - self.location.to(values)) / self.spread.to(values)
 
+    def check(self, names: Sequence[str], where: str) -> None:
+        """Raise a UserError unless what is called ``where`` has learned all of these."""
+        missing = [name for name in names if name not in self.names]
+        if missing:
+            raise UserError(
+                f"{where} has not learned {', '.join(missing)}: its labels are "
+                f"{', '.join(self.names)}"
+            )
+
+    def columns(self, names: Sequence[str], values: Tensor) -> tuple[Tensor, Tensor]:
+        """Some of the labels, values (n, m) of these names, among all k, standardised.
+
+        Returns:
+            labels (n, k), 0 where there is none, and flags (n, k), 1 where there is.
+        """
+        places = [self.names.index(name) for name in names]
+        found = values.new_zeros(len(values), len(self.names))
+        found[:, places] = values
+        known = torch.zeros_like(found)
+        known[:, places] = 1.0
+        return self.standardised(found) * known, known
+
     def facts(self) -> dict[str, Any]:
         """As saved beside the weights, JSON-able; one label is not written as a list."""
         location, spread = self.location.tolist(), self.spread.tolist()

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from payoff.denoisers import Denoiser
 from payoff.domains.molecules.config import NOISE, PRODUCTS, STEPS
 from payoff.domains.molecules.evaluate import draw_sizes, products
+from payoff.domains.molecules.guide import LabelGuide
+from payoff.domains.molecules.guided import guided, sizes_given
+from payoff.domains.molecules.guided import told as conditions
 from payoff.domains.molecules.metrics import smiles_of, stability, to_rdkit
 from payoff.domains.molecules.model import MoleculeModel
 from payoff.domains.molecules.molecule import Molecule
@@ -19,7 +25,52 @@ from payoff.experiments.records import RECORD, REQUEST, read_record
 from payoff.samplers import stochastic
 
 BATCH = 250
+FINE = 1_000_000
 STREAMS = 1000  # a finished run drew with its seed and a few numbers above
+
+
+@dataclass(frozen=True)
+class Along:
+    """A guide and what is asked for along it.
+
+    Attributes:
+        guide: what reads the properties.
+        wanted: values by property, in the properties' units.
+        strength: of the guidance; 1 is Bayes' rule.
+    """
+
+    guide: LabelGuide
+    wanted: dict[str, float]
+    strength: float = 1.0
+
+    @classmethod
+    def of(
+        cls, name: str | Path, folder: Path | None, asked: Sequence[str], strength: float = 1.0
+    ) -> Along:
+        """From options: the model's name, the guide's folder, ``property=value`` texts.
+
+        Raises:
+            UserError: something does not fit together.
+        """
+        if folder is None:
+            raise UserError("--property needs --guide, a folder of what reads it")
+        if is_design(name):
+            raise UserError("--guide is for models of molecules: a run of payoff design has an aim")
+        guide, wanted = LabelGuide.from_pretrained(folder), {}
+        for text in asked:
+            key, _, value = text.partition("=")
+            try:
+                wanted[key.strip()] = float(value)
+            except ValueError:
+                raise UserError(
+                    f"--property takes a name and a number, such as alpha=95, got {text!r}"
+                ) from None
+        if not wanted or not torch.tensor(list(wanted.values())).isfinite().all():
+            raise UserError("--guide needs what is asked for, such as --property alpha=95")
+        if not 0 <= strength < float("inf"):
+            raise UserError(f"--strength must be finite and not negative, got {strength:g}")
+        guide.scales.check(list(wanted), f"the guide in {folder}")
+        return cls(guide, wanted, strength)
 
 
 def sample(
@@ -29,13 +80,14 @@ def sample(
     seed: int = 1,
     steps: int | None = None,
     kind: str = "auto",
+    along: Along | None = None,
     quiet: bool = False,
 ) -> list[Molecule | None]:
     """Fresh molecules; no reward is called.
 
     Sampler: the reverse-time equation with twice DDPM's noise in 40 steps. A model that was
     fine-tuned is sampled as it was tuned: the same noise and number of steps. A run of ``payoff
-    design`` is sampled at its aim.
+    design`` is sampled at its aim. Along a guide the sizes are drawn given what is asked for, too.
 
     Args:
         name: of shipped weights, a model folder or a run.
@@ -44,6 +96,7 @@ def sample(
         steps: of the sampler.
         kind: what matrix products are taken in: auto, bf16 or fp32; see
             :func:`~payoff.domains.molecules.evaluate.products`.
+        along: a guide, and properties that are asked for; not of a design.
         quiet: no progress on the terminal.
 
     Returns:
@@ -59,6 +112,7 @@ def sample(
 
         return designed(name, count=count, seed=seed, steps=steps, kind=kind, quiet=quiet)[1]
     model = MoleculeModel.load(name)
+    denoiser, sizes, asked = _asked(model, str(name), along)
     default, noise, own = _sampling(record, Path(name))
     reporter = Reporter(quiet)
     generator = torch.Generator().manual_seed(own + STREAMS * (seed + 1))
@@ -66,13 +120,27 @@ def sample(
     bar = reporter.bar("drawing molecules", count)
     with threads(0, model.work(BATCH)), bar as advance, products(kind):
         advance(0)
-        for cond in _parts(draw_sizes(model.sizes, count, generator=generator)["mask"]):
+        for cond in _parts(draw_sizes(sizes, count, generator=generator)["mask"]):
             shape = (cond["mask"].shape[1], model.shape[1])
-            sampler = stochastic(model.denoiser, shape, steps or default, noise)
+            sampler = stochastic(denoiser, shape, steps or default, noise)
+            cond |= {key: row.expand(len(cond["mask"]), -1) for key, row in asked.items()}
             x = sampler.sample(len(cond["mask"]), cond, generator=generator)
             found += model.codec.decode(x, cond)
             advance(len(found))
     return found
+
+
+def _asked(
+    model: MoleculeModel, name: str, along: Along | None
+) -> tuple[Denoiser, torch.Tensor, dict[str, torch.Tensor]]:
+    """What is sampled, the sizes to draw from, and a row of further conditions."""
+    if along is None:
+        return model.denoiser, model.sizes, {}
+    denoiser = guided(model, along.guide, name, scale=along.strength)
+    nodes, weights = sizes_given(model, along.guide, along.wanted)
+    # as many of each size as the law says, of so many that rounding is nothing
+    sizes = nodes.repeat_interleave((weights * FINE).round().long())
+    return denoiser, sizes, conditions(along.guide, along.wanted, 1)
 
 
 def is_design(name: str | Path) -> bool:
