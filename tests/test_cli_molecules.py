@@ -18,6 +18,8 @@ from payoff.domains.molecules.train import CHECKPOINT, MODEL, Run
 from payoff.finetuning import RGDM
 from payoff.pretrained import from_pretrained, read_config
 
+WITH_THE_PACKAGE = pretrained.SHIPPED
+
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -82,6 +84,17 @@ def test_the_terminal_gets_smiles_and_the_shares_stand_beside(
     assert not files(Path())
 
 
+def test_properties_are_asked_of_the_guide_that_comes_along(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(pretrained, "SHIPPED", WITH_THE_PACKAGE)
+    assert sampled(monkeypatch, "qm9", "--property", "alpha=85", "--out", "along.sdf") == 0
+    assert files(Path()) == {"along.sdf"}
+    capsys.readouterr()
+    assert sampled(monkeypatch, "qm9", "--property", "qed=1") == 2
+    assert "the guide qm9" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("command", "message"),
     [
@@ -90,7 +103,7 @@ def test_the_terminal_gets_smiles_and_the_shares_stand_beside(
         ("sample tiny --out molecules.mol", "the format of molecules is told from the file's"),
         ("sample tiny --out nowhere/m.sdf", "there is no folder nowhere"),
         ("sample tiny --aim 3", "--aim is for runs of payoff design"),
-        ("sample tiny --property gap=5", "--property needs --guide"),
+        ("sample tiny --property gap", "takes a name and a number"),
         ("sample tiny --guide nowhere --property gap=5", "nowhere holds no guide"),
         ("sample nowhere/run --guide nowhere", "--guide is for models of molecules"),
         ("sample tiny --steps 0", "--steps must be at least 1"),

@@ -112,14 +112,16 @@ def sample(
     ] = "auto",
     guide: Annotated[
         Path | None,
-        typer.Option("--guide", help="molecules only: draw along the guide in this folder"),
+        typer.Option(
+            "--guide", help="molecules only: what reads --property; default: the guide of qm9"
+        ),
     ] = None,
     properties: Annotated[
         list[str] | None,
-        typer.Option("--property", help="with --guide: what is asked for, alpha=95; repeatable"),
+        typer.Option("--property", help="molecules only: asked for, alpha=95; repeatable"),
     ] = None,
     strength: Annotated[
-        float, typer.Option("--strength", help="with --guide: of the guidance; 1 is Bayes' rule")
+        float, typer.Option("--strength", help="with --property: of the guide; 1 is Bayes' rule")
     ] = 1.0,
     out: Annotated[
         Path | None,

@@ -187,6 +187,17 @@ def shipped() -> dict[str, Path]:
     return {path.parent.name: path.parent for path in sorted(SHIPPED.glob(f"*/{CONFIG}"))}
 
 
+def find_beside(name: str | Path, part: str) -> Path:
+    """A folder, or, for the name of shipped weights, the ``part`` that comes beside them.
+
+    A folder of that name comes first. What is neither is returned as it is given.
+    """
+    here, known = Path(name), shipped()
+    if here.exists() or str(name) not in known:
+        return here
+    return known[str(name)] / part
+
+
 def find_pretrained(name: str | Path) -> Path:
     """The folder of a saved model.
 

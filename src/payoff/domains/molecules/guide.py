@@ -37,10 +37,11 @@ from payoff.domains.molecules.qm9 import QM9, load_qm9, split
 from payoff.errors import UserError
 from payoff.guidance.base import gaussian_process
 from payoff.nets.invariant import InvariantTransformer
-from payoff.pretrained import CONFIG, WEIGHTS, build, describe, halved, in_full
+from payoff.pretrained import CONFIG, WEIGHTS, build, describe, find_beside, halved, in_full
 from payoff.values import LabelLikelihood
 from payoff.values.label import log_normal
 
+GUIDE = "guide"  # the folder beside shipped weights
 CHUNK = 500  # molecules evaluated at once
 LEVELS = (-2.0, 0.0, 2.0, 4.0, 6.0, 10.0)
 """The log-SNRs at which a guide in training is measured."""
@@ -90,10 +91,12 @@ class LabelGuide:
     def from_pretrained(cls, folder: str | Path) -> LabelGuide:
         """The inverse of :meth:`save_pretrained`; a run folder means its ``model/``.
 
+        The name of shipped weights means the guide that comes with them.
+
         Raises:
             UserError: there is no guide, or its files are damaged.
         """
-        here = Path(folder)
+        here = find_beside(folder, GUIDE)
         here = here if (here / CONFIG).exists() else here / MODEL
         try:
             config = json.loads((here / CONFIG).read_text())

@@ -35,8 +35,9 @@ from payoff.domains.molecules.molecule import Molecule
 from payoff.domains.molecules.qm9 import PROPERTIES, QM9, load_qm9, split
 from payoff.errors import UserError
 from payoff.nets.invariant import InvariantTransformer
-from payoff.pretrained import CONFIG, WEIGHTS, build, describe
+from payoff.pretrained import CONFIG, WEIGHTS, build, describe, find_beside, halved, in_full
 
+EVALUATOR = "evaluator"  # the folder beside shipped weights
 CHUNK = 256  # molecules evaluated at once
 
 
@@ -93,8 +94,16 @@ class PropertyNet(nn.Module):
                 found[rows] = (self.location + self.spread * values).cpu()
         return found
 
-    def save_pretrained(self, folder: str | Path, metadata: dict[str, Any] | None = None) -> Path:
-        """Write ``model.safetensors`` and ``config.json``; the weights first, each whole."""
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        metadata: dict[str, Any] | None = None,
+        half: str | None = None,
+    ) -> Path:
+        """Write ``model.safetensors`` and ``config.json``; the weights first, each whole.
+
+        ``half``: see :func:`~payoff.pretrained.save_pretrained`.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         state = {k: v.detach().contiguous().clone() for k, v in self.state_dict().items()}
@@ -107,6 +116,8 @@ class PropertyNet(nn.Module):
             "units": units,
             "metadata": metadata or {},
         }
+        if half is not None:
+            state, config["dtype"] = halved(self, state, half)
         save_file(state, folder / (WEIGHTS + ".tmp"), metadata={"format": "pt"})
         os.replace(folder / (WEIGHTS + ".tmp"), folder / WEIGHTS)
         (folder / (CONFIG + ".tmp")).write_text(json.dumps(config, indent=2) + "\n")
@@ -117,10 +128,12 @@ class PropertyNet(nn.Module):
     def from_pretrained(cls, folder: str | Path) -> PropertyNet:
         """The inverse of :meth:`save_pretrained`; a run folder means its ``model/``.
 
+        The name of shipped weights means the evaluator that comes with them.
+
         Raises:
             UserError: there is no property network, or its files are damaged.
         """
-        here = Path(folder)
+        here = find_beside(folder, EVALUATOR)
         here = here if (here / CONFIG).exists() else here / MODEL
         try:
             config = json.loads((here / CONFIG).read_text())
@@ -128,7 +141,10 @@ class PropertyNet(nn.Module):
             codec = AllAtoms(**config["codec"])
             blank = torch.zeros(len(config["names"]))
             made = cls(net, codec, config["names"], blank, blank)
-            made.load_state_dict(load_file(here / WEIGHTS))
+            weights = load_file(here / WEIGHTS)
+            made.load_state_dict(
+                in_full(weights, config["dtype"]) if "dtype" in config else weights
+            )
         except FileNotFoundError as error:
             raise UserError(
                 f"{folder} holds no property network ({Path(str(error.filename)).name} is "

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from payoff.denoisers import Denoiser
-from payoff.domains.molecules.config import NOISE, PRODUCTS, STEPS
+from payoff.domains.molecules.config import DATA_SET, NOISE, PRODUCTS, STEPS
 from payoff.domains.molecules.evaluate import draw_sizes, products
 from payoff.domains.molecules.guide import LabelGuide
 from payoff.domains.molecules.guided import guided, sizes_given
@@ -47,16 +47,16 @@ class Along:
     def of(
         cls, name: str | Path, folder: Path | None, asked: Sequence[str], strength: float = 1.0
     ) -> Along:
-        """From options: the model's name, the guide's folder, ``property=value`` texts.
+        """From options: the model's name, the guide's folder or None, ``property=value`` texts.
+
+        None is the guide that the package comes with.
 
         Raises:
             UserError: something does not fit together.
         """
-        if folder is None:
-            raise UserError("--property needs --guide, a folder of what reads it")
         if is_design(name):
             raise UserError("--guide is for models of molecules: a run of payoff design has an aim")
-        guide, wanted = LabelGuide.from_pretrained(folder), {}
+        wanted: dict[str, float] = {}
         for text in asked:
             key, _, value = text.partition("=")
             try:
@@ -69,7 +69,8 @@ class Along:
             raise UserError("--guide needs what is asked for, such as --property alpha=95")
         if not 0 <= strength < float("inf"):
             raise UserError(f"--strength must be finite and not negative, got {strength:g}")
-        guide.scales.check(list(wanted), f"the guide in {folder}")
+        guide = LabelGuide.from_pretrained(folder or DATA_SET)
+        guide.scales.check(list(wanted), f"the guide {folder or DATA_SET}")
         return cls(guide, wanted, strength)
 
 
