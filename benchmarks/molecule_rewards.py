@@ -23,7 +23,7 @@ from payoff.domains.molecules.rewards import REWARDS, NamedReward
 
 COLUMN = {
     **{"xtb_gap": "gap", "gfn2_gap": "gap", "xtb_homo": "homo", "xtb_lumo": "lumo"},
-    **{"xtb_dipole": "mu", "alpha": "alpha"},
+    **{"xtb_dipole": "mu", "alpha": "alpha", "learned_gap": "gap", "learned_alpha": "alpha"},
 }
 """The property of QM9 that a reward is compared with."""
 

@@ -112,9 +112,7 @@ def sample(
     ] = "auto",
     guide: Annotated[
         Path | None,
-        typer.Option(
-            "--guide", help="molecules only: what reads --property; default: the guide of qm9"
-        ),
+        typer.Option("--guide", help="molecules only: what reads --property; default: qm9's"),
     ] = None,
     properties: Annotated[
         list[str] | None,

@@ -12,6 +12,8 @@
 ``xtb_dipole``          dipole moment by GFN2-xTB                              D
 ``gfn2_gap``            LUMO − HOMO by GFN2-xTB: a judge to hold out           eV
 ``alpha``               static polarisability by D4                            bohr³
+``learned_gap``         LUMO − HOMO by a network that learned B3LYP's          eV
+``learned_alpha``       polarisability by a network that learned B3LYP's       bohr³
 ======================  =====================================================  ========
 
 What cannot be scored is NaN with a reason: a row that is no molecule, bonds that explain nothing,
@@ -41,6 +43,7 @@ from payoff.configs import suggest
 from payoff.domains.molecules import chemistry, physics
 from payoff.domains.molecules.chemistry import Unscored, valid_mol
 from payoff.domains.molecules.codecs import CODECS, Codec
+from payoff.domains.molecules.learned import learned
 from payoff.domains.molecules.molecule import Molecule
 from payoff.errors import UserError
 from payoff.naming import load_named, plainly
@@ -164,7 +167,26 @@ REWARDS: dict[str, NamedReward] = {
             expensive=True,
         ),
         NamedReward(
-            "alpha", physics.polarisability, "bohr³", "static polarisability by D4", "dftd4"
+            "alpha",
+            physics.polarisability,
+            "bohr³",
+            "static polarisability by D4",
+            "dftd4",
+            held_out="learned_alpha",
+        ),
+        NamedReward(
+            "learned_gap",
+            learned("gap"),
+            "eV",
+            "LUMO − HOMO by a network that learned B3LYP's",
+            expensive=True,
+        ),
+        NamedReward(
+            "learned_alpha",
+            learned("alpha"),
+            "bohr³",
+            "polarisability by a network that learned B3LYP's",
+            expensive=True,
         ),
     )
 }
