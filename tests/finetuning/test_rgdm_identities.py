@@ -345,7 +345,7 @@ def test_the_exact_variants_reach_the_target(variant: str) -> None:
 
 @pytest.mark.slow
 def test_a_learned_value_of_sets_leads_to_the_target() -> None:
-    """Centred clouds, a black box: most of the way, along the frontier of reward and divergence."""
+    """Centred clouds, a black box: 70 % of the gain of p*, at most 1.3 times its divergence."""
     process = GaussianProcess(Centered(), Cosine(-8.0, 6.0))
     problem = CloudProblem(3, stiffness=0.5, process=process)
     torch.manual_seed(0)
@@ -353,16 +353,18 @@ def test_a_learned_value_of_sets_leads_to_the_target() -> None:
     box = FunctionReward(problem.reward, differentiable=False)
     target = Target(Corrected(problem.base, net), box)
     config = FinetuneConfig(
-        **{"calls": 4000, "per_round": 1000, "updates": 60, "batch_size": 128, "evaluate": 64},
-        **{"learning_rate": 3e-3, "sampler_steps": 20, "evaluate_every": 50, "noise_floor": 0.0},
+        **{"calls": 2000, "per_round": 500, "updates": 40, "batch_size": 64, "evaluate": 16},
+        **{"learning_rate": 3e-3, "sampler_steps": 15, "evaluate_every": 50, "noise_floor": 0.0},
     )
-    method = RGDM(value_steps=150, value_width=32, radius=2.0)
+    method = RGDM(value_steps=100, value_width=16, radius=2.0)
     tuned = method.fit(target, config, shape=(3, 3))
-    pair = (DDIM(model, (3, 3), 20, eta=1.0) for model in (tuned, target.denoiser))
-    x, kl = paths(*pair, 4000, generator=seeded(3))
-    divergence, reward = Estimate.of(kl), Estimate.of(problem.reward(x))
-    start, aim = float(problem.base_reward()), float(problem.target_reward())
-    rewards, kls = problem.frontier(torch.logspace(-1, 2, 400).tolist())
-    nearest = int((kls - divergence.value).abs().argmin())
-    assert (reward.value - start) / (aim - start) > 0.7
-    assert (reward.value - start) / (float(rewards[nearest]) - start) > 0.8
+    exact, mine, base = (
+        DDIM(model, (3, 3), 15, eta=1.0) for model in (problem.tilted(), tuned, target.denoiser)
+    )
+    # the grid is not the method's fault: all three walk on the same steps and noise
+    x, kl = paths(mine, base, 2000, generator=seeded(3))
+    best, least = paths(exact, base, 2000, generator=seeded(3))
+    start = problem.reward(base.sample(2000, generator=seeded(3))).mean()
+    gain, whole = problem.reward(x).mean() - start, problem.reward(best).mean() - start
+    assert 0.7 < float(gain / whole) < 1.2
+    assert float(kl.mean()) < 1.3 * float(least.mean())
