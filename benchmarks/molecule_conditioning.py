@@ -38,7 +38,7 @@ from payoff.domains.molecules.conditional import (
 )
 from payoff.domains.molecules.config import PRODUCTS, STEPS
 from payoff.domains.molecules.guide import LabelGuide
-from payoff.domains.molecules.guided import INTERVAL, ByGuide
+from payoff.domains.molecules.guided import INTERVAL, LIMIT, ByGuide
 from payoff.domains.molecules.model import MoleculeModel
 from payoff.domains.molecules.property import size_error
 from payoff.domains.molecules.qm9 import PROPERTIES, QM9, load_qm9, split
@@ -165,7 +165,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--guide", help="folder of a guide")
     parser.add_argument("--strength", type=float, nargs="+", default=[1.0], help="of the guide")
     parser.add_argument(
-        "--limit", type=float, default=0.0, help="largest move by the guide; 0 = any"
+        "--limit", type=float, default=LIMIT, help="largest move by the guide; 0 = any"
     )
     parser.add_argument(
         "--interval", type=float, nargs=2, default=INTERVAL, help="log-SNRs that the guide looks at"

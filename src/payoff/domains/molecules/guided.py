@@ -29,6 +29,9 @@ INTERVAL = (0.0, 6.0)
 """The log-SNRs at which a guide is looked at. Below, it knows little more than the size of a
 molecule, and 1/α makes the error of its flat value large; above, the atoms are decided. On 300
 molecules (-2, 8) gave the same errors, for a third more time."""
+LIMIT = 0.1
+"""The largest move of a clean estimate by a guide, root mean square a coordinate, in the codec's
+units. The steepest moves are where the guide is least to be believed, and break molecules."""
 DRAWS = 64  # of pure noise, over which p(y | size) is averaged
 
 
@@ -41,7 +44,7 @@ def guided(
         model: of molecules.
         guide: of the same codec.
         name: what messages call the model.
-        options: of :class:`~payoff.guidance.Guided`: scale, limit, interval, …
+        options: of :class:`~payoff.guidance.Guided`: scale, limit (0: none), interval, …
 
     Raises:
         UserError: the guide reads other atoms or coordinates than the model draws.
@@ -53,7 +56,7 @@ def guided(
         )
     process = gaussian_process(model.denoiser, "guidance")
     value = guide.value.of(process, KEY)
-    return Guided(model.denoiser, value, **{"interval": INTERVAL, **options})
+    return Guided(model.denoiser, value, **{"interval": INTERVAL, "limit": LIMIT, **options})
 
 
 def told(guide: LabelGuide, wanted: Mapping[str, float], n: int) -> dict[str, Tensor]:
@@ -117,7 +120,7 @@ class ByGuide(Drawn):
         name: str = "the model",
         *,
         strength: float = 1.0,
-        limit: float = 0.0,
+        limit: float = LIMIT,
         interval: tuple[float, float] | None = INTERVAL,
         tell: bool = False,
         **sampling: Any,
