@@ -14,7 +14,9 @@ from payoff.errors import UserError
 from payoff.guidance import Guided
 from payoff.metrics import Estimate
 from payoff.metrics.distances import wasserstein
+from payoff.nets.invariant import InvariantTransformer
 from payoff.problems import CloudProblem, GaussianSubspace, MixtureProblem, TokenChain
+from payoff.processes import GaussianProcess
 from payoff.rewards import FunctionReward
 from payoff.rewards.metered import Metered
 from payoff.samplers import Ancestral
@@ -242,7 +244,7 @@ def test_a_regressor_with_nothing_to_learn_from() -> None:
 
 @pytest.mark.parametrize("name", [*BY_REWARD, "cfg"])
 def test_refusals(name: str) -> None:
-    problem, chain, cloud = MixtureProblem.two_modes(), TokenChain.random(3, 3), CloudProblem(4)
+    problem, chain = MixtureProblem.two_modes(), TokenChain.random(3, 3)
     smooth = Target(chain.base, FunctionReward(lambda x, cond: x.sum(1).float()))
     with pytest.raises(UserError, match="token"):
         made(name, smooth, (3,))
@@ -258,8 +260,22 @@ def test_refusals(name: str) -> None:
     with pytest.raises(UserError, match="eta"):
         made(name, problem, (1,), eta=2.0)
     if name == "classifier":
-        with pytest.raises(UserError, match="vectors"):
-            made(name, cloud, (4, 3))
+        flat = CloudProblem(4, process=GaussianProcess())  # rows without a common centre
+        with pytest.raises(UserError, match="vectors and of centred sets"):
+            made(name, flat, (4, 3))
+
+
+def test_classifier_guidance_learns_a_value_of_ragged_sets() -> None:
+    """That the value is right with enough steps is held in tests/values; here it is used."""
+    problem, n = CloudProblem(4, stiffness=0.5), 6
+    black = FunctionReward(problem.reward, differentiable=False)
+    cond = {"mask": torch.arange(4) < torch.tensor([2, 3, 4, 4, 3, 2])[:, None]}
+    method = made("classifier", Target(problem.base, black), (4, 3), calls=3, limit=0.1)
+    x = method.sample(n, cond, generator=seeded())
+    assert method.summary["learned_from"] == 3 * n
+    assert isinstance(method.guide.value.net, InvariantTransformer)
+    assert bool((x[~cond["mask"]] == 0).all())
+    assert torch.allclose(x.sum(1), torch.zeros(n, 3), atol=1e-4)
 
 
 def test_a_window_without_a_step_is_refused() -> None:
