@@ -99,11 +99,22 @@ def save_pretrained(
     Raises:
         ValueError: a parameter is too large for ``half``, or there is no such precision.
     """
-    folder = Path(folder)
-    state = {k: v.detach().contiguous().clone() for k, v in denoiser.state_dict().items()}
-    config = {"format": 1, "denoiser": describe(denoiser), "metadata": metadata or {}}
+    config = {"denoiser": describe(denoiser), "metadata": metadata or {}}
+    return write_module(denoiser, folder, config, half)
+
+
+def write_module(
+    module: nn.Module, folder: str | Path, config: dict[str, Any], half: str | None = None
+) -> Path:
+    """Write a module's state and a JSON-able ``config`` beside it; the weights first, each whole.
+
+    Raises:
+        ValueError: as :func:`save_pretrained`.
+    """
+    folder, config = Path(folder), {"format": 1, **config}
+    state = {k: v.detach().contiguous().clone() for k, v in module.state_dict().items()}
     if half is not None:
-        state, config["dtype"] = halved(denoiser, state, half)
+        state, config["dtype"] = _halved(module, state, half)
     folder.mkdir(parents=True, exist_ok=True)
     save_file(state, folder / (WEIGHTS + ".tmp"), metadata={"format": "pt"})
     os.replace(folder / (WEIGHTS + ".tmp"), folder / WEIGHTS)
@@ -112,12 +123,20 @@ def save_pretrained(
     return folder
 
 
-def halved(module: nn.Module, state: dict[str, Tensor], half: str) -> tuple[dict[str, Tensor], str]:
-    """A module's state with its parameters rounded, and the precision that they had.
+def read_weights(folder: Path, config: dict[str, Any]) -> dict[str, Tensor]:
+    """The state that :func:`write_module` wrote, in the precision that it had before rounding."""
+    weights = load_file(folder / WEIGHTS)
+    if "dtype" not in config:
+        return weights
+    full = {"float32": torch.float32, "float64": torch.float64}.get(config["dtype"])
+    halves = tuple(HALVES.values())
+    return {k: v.to(full) if v.dtype in halves else v for k, v in weights.items()}
 
-    Raises:
-        ValueError: as :func:`save_pretrained`.
-    """
+
+def _halved(
+    module: nn.Module, state: dict[str, Tensor], half: str
+) -> tuple[dict[str, Tensor], str]:
+    """A module's state with its parameters rounded, and the precision that they had."""
     if half not in HALVES:
         raise ValueError(f"half must be one of {', '.join(HALVES)}, got {half!r}")
     kinds = {name: p.dtype for name, p in module.named_parameters() if p.is_floating_point()}
@@ -127,13 +146,6 @@ def halved(module: nn.Module, state: dict[str, Tensor], half: str) -> tuple[dict
         if bool(state[name].isfinite().all()) and not bool(rounded[name].isfinite().all()):
             raise ValueError(f"{name} has values that {half} cannot hold: save it in full")
     return rounded, str(next(iter(kinds.values()))).removeprefix("torch.")
-
-
-def in_full(weights: dict[str, Tensor], kind: str) -> dict[str, Tensor]:
-    """Weights that :func:`halved` rounded, in the precision ``kind`` that it told."""
-    full = {"float32": torch.float32, "float64": torch.float64}.get(kind)
-    halves = tuple(HALVES.values())
-    return {k: v.to(full) if v.dtype in halves else v for k, v in weights.items()}
 
 
 def from_pretrained(name: str | Path, device: str = "cpu") -> Denoiser:
@@ -150,9 +162,7 @@ def from_pretrained(name: str | Path, device: str = "cpu") -> Denoiser:
     if not isinstance(denoiser, Denoiser):
         raise UserError(f"{folder / CONFIG} describes a {type(denoiser).__name__}, no denoiser")
     try:
-        weights = load_file(folder / WEIGHTS)
-        if "dtype" in config:
-            weights = in_full(weights, config["dtype"])
+        weights = read_weights(folder, config)
         # built in single precision; weights in double would be rounded to it
         denoiser.to(next(w.dtype for w in weights.values() if w.is_floating_point()))
         denoiser.load_state_dict(weights)

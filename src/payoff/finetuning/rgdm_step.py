@@ -101,7 +101,7 @@ def play_value(method: RGDM, run: Run) -> None:
     pool.add(samples, before)
     pool.advance(last, method.share, rounds - run.round)
     gap = pool.inverse - before
-    run.memory |= {"pool": pool.state(), "asked": gap}
+    run.memory["pool"] = pool.state()
     law = pool.log_weights(before)
     asked = gap * run.memory.get("gain", 1.0)
     value = learned_value(method, run, pool, law, asked) if gap > 0 else None
@@ -121,9 +121,9 @@ def _catch_up(method: RGDM, run: Run, pool: Pool, samples: Samples) -> None:
     So the model's β is the one that explains the mean reward of its samples, not the plan's, and
     the gain of the next tilt grows by what was asked for over what was reached.
     """
-    gain, asked = run.memory.get("gain", method.gain), run.memory.get("asked", 0.0)
+    gain, began = run.memory.get("gain", method.gain), (pool.inverses or [pool.inverse])[-1]
+    asked = pool.inverse - began  # by the last round
     if asked:
-        began = pool.inverse - asked
         mean = float(replace_failed(samples.rewards).mean())
         pool.inverse = pool.inverse_of(mean, 1 / run.target.temperature)
         least, most = 1 / GROWTH, GROWTH
@@ -242,9 +242,7 @@ def step_on(
     run.step(loss)
 
 
-def learned_value(
-    method: RGDM, run: Run, pool: Pool, law: Tensor, gap: float
-) -> Callable[..., Tensor]:
+def learned_value(method: RGDM, run: Run, pool: Pool, law: Tensor, gap: float) -> Valued:
     """V of the tilt by e^(gap · r) of the law whose log-weights in the pool are ``law`` (n,)."""
     assert pool.x0 is not None
 

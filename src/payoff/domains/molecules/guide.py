@@ -16,14 +16,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from payoff.configs import to_dict
@@ -37,7 +35,7 @@ from payoff.domains.molecules.qm9 import QM9, load_qm9, split
 from payoff.errors import UserError
 from payoff.guidance.base import gaussian_process
 from payoff.nets.invariant import InvariantTransformer
-from payoff.pretrained import CONFIG, WEIGHTS, build, describe, find_beside, halved, in_full
+from payoff.pretrained import CONFIG, build, describe, find_beside, read_weights, write_module
 from payoff.values import LabelLikelihood
 from payoff.values.label import log_normal
 
@@ -68,24 +66,14 @@ class LabelGuide:
 
         ``half``: see :func:`~payoff.pretrained.save_pretrained`.
         """
-        folder = Path(folder)
-        state = {k: v.detach().contiguous().clone() for k, v in self.value.state_dict().items()}
         name = next(key for key, cls in CODECS.items() if type(self.codec) is cls)
         config = {
-            "format": 1,
             "guide": describe(self.value),
             "codec": {"name": name, **dataclasses.asdict(self.codec)},
             "label": self.scales.facts(),
             "metadata": self.metadata,
         }
-        if half is not None:
-            state, config["dtype"] = halved(self.value, state, half)
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(state, folder / (WEIGHTS + ".tmp"), metadata={"format": "pt"})
-        os.replace(folder / (WEIGHTS + ".tmp"), folder / WEIGHTS)
-        (folder / (CONFIG + ".tmp")).write_text(json.dumps(config, indent=2) + "\n")
-        os.replace(folder / (CONFIG + ".tmp"), folder / CONFIG)
-        return folder
+        return write_module(self.value, folder, config, half)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> LabelGuide:
@@ -104,9 +92,7 @@ class LabelGuide:
             codec = dict(config["codec"])
             kind = CODECS[codec.pop("name")]
             codec["elements"] = tuple(codec["elements"])
-            weights = load_file(here / WEIGHTS)
-            weights = in_full(weights, config["dtype"]) if "dtype" in config else weights
-            value.load_state_dict(weights)
+            value.load_state_dict(read_weights(here, config))
             scales = Scales.read(config, str(here))
             if not isinstance(value, LabelLikelihood) or value.labels != len(scales.names):
                 raise ValueError("it describes something else")

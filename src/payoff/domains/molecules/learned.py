@@ -9,18 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from typing import TYPE_CHECKING
 
 from payoff.domains.molecules.chemistry import Unscored
 from payoff.domains.molecules.molecule import Molecule
 from payoff.domains.molecules.physics import one_molecule
-from payoff.domains.molecules.property import EVALUATOR, PropertyNet
 from payoff.errors import UserError
 from payoff.pretrained import SHIPPED
+
+if TYPE_CHECKING:
+    from payoff.domains.molecules.property import PropertyNet
 
 
 @cache
 def evaluator() -> PropertyNet:
-    """The network, read once."""
+    """The network, read once; its module is only imported then, as it trains networks too."""
+    from payoff.domains.molecules.property import EVALUATOR, PropertyNet
+
     return PropertyNet.from_pretrained(SHIPPED / "qm9" / EVALUATOR)
 
 

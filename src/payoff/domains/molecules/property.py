@@ -18,13 +18,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from payoff.configs import to_dict
@@ -35,7 +33,7 @@ from payoff.domains.molecules.molecule import Molecule
 from payoff.domains.molecules.qm9 import PROPERTIES, QM9, load_qm9, split
 from payoff.errors import UserError
 from payoff.nets.invariant import InvariantTransformer
-from payoff.pretrained import CONFIG, WEIGHTS, build, describe, find_beside, halved, in_full
+from payoff.pretrained import CONFIG, build, describe, find_beside, read_weights, write_module
 
 EVALUATOR = "evaluator"  # the folder beside shipped weights
 CHUNK = 256  # molecules evaluated at once
@@ -104,25 +102,15 @@ class PropertyNet(nn.Module):
 
         ``half``: see :func:`~payoff.pretrained.save_pretrained`.
         """
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        state = {k: v.detach().contiguous().clone() for k, v in self.state_dict().items()}
         units = [PROPERTIES[n][2] if n in PROPERTIES else "" for n in self.names]
         config = {
-            "format": 1,
             "property": describe(self.net),
             "codec": dataclasses.asdict(self.codec),
             "names": list(self.names),
             "units": units,
             "metadata": metadata or {},
         }
-        if half is not None:
-            state, config["dtype"] = halved(self, state, half)
-        save_file(state, folder / (WEIGHTS + ".tmp"), metadata={"format": "pt"})
-        os.replace(folder / (WEIGHTS + ".tmp"), folder / WEIGHTS)
-        (folder / (CONFIG + ".tmp")).write_text(json.dumps(config, indent=2) + "\n")
-        os.replace(folder / (CONFIG + ".tmp"), folder / CONFIG)
-        return folder
+        return write_module(self, folder, config, half)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> PropertyNet:
@@ -141,10 +129,7 @@ class PropertyNet(nn.Module):
             codec = AllAtoms(**config["codec"])
             blank = torch.zeros(len(config["names"]))
             made = cls(net, codec, config["names"], blank, blank)
-            weights = load_file(here / WEIGHTS)
-            made.load_state_dict(
-                in_full(weights, config["dtype"]) if "dtype" in config else weights
-            )
+            made.load_state_dict(read_weights(here, config))
         except FileNotFoundError as error:
             raise UserError(
                 f"{folder} holds no property network ({Path(str(error.filename)).name} is "
