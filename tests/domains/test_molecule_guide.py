@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from molecule_models import need_qm9, trained
-from payoff.domains.molecules import guide as guides
+from payoff.domains.molecules import qm9
 from payoff.domains.molecules.codecs import UnitedAtoms
 from payoff.domains.molecules.conditional import ask
 from payoff.domains.molecules.config import GuideConfig, PropertyConfig
@@ -98,7 +98,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_and_the_rate_ends_at_zero(tmp_pa
 
 
 def test_the_command_leaves_a_guide_that_loads(tmp_path, folder, monkeypatch, capsys) -> None:
-    monkeypatch.setattr(guides, "split", lambda name, size: torch.arange(20, 60))
+    monkeypatch.setattr(qm9, "split", lambda name, size: torch.arange(20, 60))
     out = tmp_path / "run"
     options = {**TINY, "model": str(folder), "steps": 4}
     flags = [f"--{k.replace('_', '-')}={v}" for k, v in options.items() if k != "compile"]
@@ -127,7 +127,7 @@ def test_the_command_leaves_a_guide_that_loads(tmp_path, folder, monkeypatch, ca
 
 
 def test_what_cannot_be_trained_or_loaded_is_said(tmp_path, folder, guide, monkeypatch) -> None:
-    monkeypatch.setattr(guides, "split", lambda name, size: torch.arange(20, 60))
+    monkeypatch.setattr(qm9, "split", lambda name, size: torch.arange(20, 60))
     for wrong, message in (
         ({"properties": "gap,gap"}, "different names"),
         ({"beta": 2.0}, "beta must be"),

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from molecule_models import need_qm9
-from payoff.domains.molecules import property as properties
+from payoff.domains.molecules import qm9
 from payoff.domains.molecules.config import PropertyConfig
 from payoff.domains.molecules.loop import CHECKPOINT, MODEL
 from payoff.domains.molecules.molecule import Molecule
@@ -125,7 +125,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path) -> None:
 
 
 def test_saved_and_loaded_it_says_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(properties, "split", lambda name, size: torch.arange(20, 60))
+    monkeypatch.setattr(qm9, "split", lambda name, size: torch.arange(20, 60))
     out = tmp_path / "run"
     run = train(PropertyConfig(**{**SMALL, "steps": 4}), out)
     assert (out / CHECKPOINT).exists()

@@ -144,7 +144,7 @@ class PropertyConfig(LoopConfig):
 
 
 @dataclass
-class GuideConfig(LoopConfig):
+class GuideConfig(PropertyConfig):
     """Options of training a guide: properties read off noised molecules."""
 
     model: str = option(
@@ -152,28 +152,17 @@ class GuideConfig(LoopConfig):
     )
     properties: str = option("alpha,gap,homo,lumo,mu,cv", "what is learned; commas")
     part: str = option("second_half", "part of QM9 that is learned from")
-    width: int = option(128, "width of the network's scalars")
-    depth: int = option(5, "number of blocks")
-    pair_width: int = option(48, "width of a pair's feature")
-    vectors: int = option(32, "vector channels of a node")
+    batch_size: int = option(256, "molecules a step")
     beta: float = option(0.5, "0 = maximum likelihood … 1 = least squares for the means")
     decay: bool = option(True, "with --steps: let the rate fall to 0 in a line from the peak")
     samples: int = option(2000, "molecules of the valid part that the errors are measured on")
 
     def __post_init__(self) -> None:
         """Refuse what cannot work before any time is spent."""
-        self.one_of("part", PARTS)
         super().__post_init__()
-        self.at_least_one("width", "depth", "pair_width", "vectors", "samples")
+        self.at_least_one("samples")
         if not 0 <= self.beta <= 1:
             raise UserError(f"beta must be between 0 and 1, got {self.beta}")
-        if not self.names or len(set(self.names)) < len(self.names):
-            raise UserError(f"properties must be different names, got {self.properties!r}")
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The properties, in order."""
-        return _names(self.properties)
 
 
 def _names(text: str) -> tuple[str, ...]:

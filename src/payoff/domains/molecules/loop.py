@@ -103,6 +103,24 @@ class Loop(ABC):
         self.average.update_parameters(trained)
         return loss
 
+    def to_the_end(self, heard: Callable[[dict[str, Any]], None] | None = None) -> None:
+        """From the checkpoint, where there is one, until the configured end or a signal."""
+        if (self.out / CHECKPOINT).exists():
+            self.load()
+        self.heard = heard
+        self.out.mkdir(parents=True, exist_ok=True)
+        self.until_stopped()
+
+    def facts(self, part: str, found: dict[str, float]) -> dict[str, Any]:
+        """What is told beside weights that learned properties of a part of QM9."""
+        return {
+            "data": f"QM9, {part}",
+            "steps": self.step,
+            "cpu_hours": round(self.seconds / 3600, 3),
+            "training": to_dict(self.settings),
+            "metrics": found,
+        }
+
     def loop(self) -> None:
         """Steps until told to stop, with readings, checkpoints and evaluations on the way."""
         config, began = self.settings, time.monotonic()
@@ -219,6 +237,14 @@ def _optimizers(denoiser: nn.Module, config: LoopConfig) -> list[torch.optim.Opt
         muon = torch.optim.Muon(matrices, adjust_lr_fn="match_rms_adamw", **settings)
         found.append(muon)
     return found
+
+
+def refuse_folder(out: Path, *, resume: bool) -> None:
+    """Raise a UserError if a run cannot be made, or taken up with ``resume``, in a folder."""
+    if (out / CHECKPOINT).exists() and not resume:
+        raise UserError(f"{out} already holds a run: add --resume to continue it")
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file: give a folder")
 
 
 def command(

@@ -25,12 +25,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from payoff.configs import to_dict
 from payoff.domains.molecules.codecs import AllAtoms
 from payoff.domains.molecules.config import PropertyConfig
-from payoff.domains.molecules.loop import CHECKPOINT, MODEL, Loop, command
+from payoff.domains.molecules.loop import MODEL, Loop, command, refuse_folder
 from payoff.domains.molecules.molecule import Molecule
-from payoff.domains.molecules.qm9 import PROPERTIES, QM9, load_qm9, split
+from payoff.domains.molecules.qm9 import PROPERTIES, labelled, load_qm9
 from payoff.errors import UserError
 from payoff.nets.invariant import InvariantTransformer
 from payoff.pretrained import CONFIG, build, describe, find_beside, read_weights, write_module
@@ -209,13 +208,7 @@ class PropertyRun(Loop):
 
     def export(self, found: dict[str, float]) -> None:
         """Write the averaged network to ``model/`` with what was measured on it."""
-        facts = {
-            "data": f"QM9, {self.config.part}",
-            "steps": self.step,
-            "cpu_hours": round(self.seconds / 3600, 3),
-            "training": to_dict(self.config),
-            "metrics": found,
-        }
+        facts = self.facts(self.config.part, found)
         self.averaged().save_pretrained(self.out / MODEL, facts)
 
 
@@ -232,7 +225,7 @@ def errors_on(net: PropertyNet, part: str, most: int = 0) -> dict[str, float]:
 
     On ``second_half`` this is EDM's L-bound for a network that learned from ``first_half``.
     """
-    return errors(net, *_part(load_qm9(), net.names, part, most))
+    return errors(net, *labelled(load_qm9(), net.names, part, most))
 
 
 def standards(values: Tensor) -> tuple[Tensor, Tensor]:
@@ -275,37 +268,22 @@ def train(
     Raises:
         UserError: the folder holds another run and ``resume`` is false, or an option cannot work.
     """
-    if (out / CHECKPOINT).exists() and not resume:
-        raise UserError(f"{out} already holds a run: add --resume to continue it")
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out} is a file: give a folder")
+    refuse_folder(out, resume=resume)
     data = load_qm9()
-    molecules, values = _part(data, config.names, config.part, 0)
+    molecules, values = labelled(data, config.names, config.part)
     if config.batch_size > len(molecules):
         raise UserError(
             f"batch_size {config.batch_size} is more than the {len(molecules)} molecules"
         )
-    held = _part(data, config.names, "valid", config.samples)
+    held = labelled(data, config.names, "valid", config.samples)
     try:
         run = PropertyRun(config, molecules, values, out, held)
     except ValueError as error:  # the network's own rules, such as widths by the heads
         raise UserError(str(error)) from error
-    if (out / CHECKPOINT).exists():
-        run.load()
-    run.heard = heard
-    out.mkdir(parents=True, exist_ok=True)
-    run.until_stopped()
+    run.to_the_end(heard)
     if run.together.first:
         run.evaluate()
     return run
-
-
-def _part(data: QM9, names: Sequence[str], part: str, most: int) -> tuple[list[Molecule], Tensor]:
-    """Molecules and properties (n, k) of a part; the first ``most``, 0 = all."""
-    rows = split(part, len(data))
-    rows = rows[:most] if most else rows
-    columns = [data.column(name)[rows] for name in names]
-    return data.molecules(rows), torch.stack(columns, dim=1)
 
 
 def _readable(molecule: Molecule | None) -> bool:

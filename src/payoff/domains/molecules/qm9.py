@@ -11,6 +11,7 @@ Generation in 3D (Hoogeboom, Satorras, Vignac, Welling, 2022).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -150,6 +151,16 @@ def _package() -> tuple[Path, str]:
             "Install the extra with: pip install payoff[molecules]"
         ) from None
     return Path(str(package.locate_file(f"{PACKAGE}/data"))), package.version
+
+
+def labelled(
+    data: QM9, names: Sequence[str], part: str, most: int = 0
+) -> tuple[list[Molecule], Tensor]:
+    """Molecules and properties (n, k), in their units, of a part; the first ``most``, 0 = all."""
+    rows = split(part, len(data))
+    rows = rows[:most] if most else rows
+    columns = [data.column(name)[rows] for name in names]
+    return data.molecules(rows), torch.stack(columns, dim=1)
 
 
 def _read(folder: Path) -> QM9:

@@ -35,7 +35,15 @@ from payoff.domains.molecules.codecs import CODECS, Codec
 from payoff.domains.molecules.config import TrainConfig
 from payoff.domains.molecules.evaluate import evaluate
 from payoff.domains.molecules.labels import Labels
-from payoff.domains.molecules.loop import CHECKPOINT, GAMMA, LOG, MODEL, Loop, command
+from payoff.domains.molecules.loop import (
+    CHECKPOINT,
+    GAMMA,
+    LOG,
+    MODEL,
+    Loop,
+    command,
+    refuse_folder,
+)
 from payoff.domains.molecules.qm9 import load_qm9, split
 from payoff.errors import UserError
 from payoff.nets.equivariant import EquivariantTransformer
@@ -241,10 +249,7 @@ def train(
         UserError: the folder holds another run and ``resume`` is false, an option cannot work, or
             QM9 is missing.
     """
-    if (out / CHECKPOINT).exists() and not resume:
-        raise UserError(f"{out} already holds a run: add --resume to continue it")
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out} is a file: give a folder")
+    refuse_folder(out, resume=resume)
     data = load_qm9()
     rows = split(config.part, len(data))
     if config.batch_size > len(rows):
@@ -256,13 +261,9 @@ def train(
         run = Run(config, x, cond["mask"], out, labels)
     except ValueError as error:  # the network's own rules, such as widths by the heads
         raise UserError(str(error)) from error
-    if (out / CHECKPOINT).exists():
-        run.load()
-    elif config.start:
+    if config.start and not (out / CHECKPOINT).exists():
         run.begin_from(config.start)
-    run.heard = heard
-    out.mkdir(parents=True, exist_ok=True)
-    run.until_stopped()
+    run.to_the_end(heard)
     return run
 
 
