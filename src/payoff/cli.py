@@ -135,7 +135,7 @@ def sample(
     if draws_molecules(run):
         asked: dict[str, Any] = {"count": count, "aim": aim, "seed": seed, "steps": steps}
         if guide is not None or properties:
-            from payoff.experiments.molecules.again import Along
+            from payoff.experiments.molecules.along import Along
 
             asked["along"] = Along.of(run, guide, properties or (), strength)
         commands.sample_molecules(run, **asked, kind=products, out=out, quiet=quiet)

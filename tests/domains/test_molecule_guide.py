@@ -22,7 +22,8 @@ from payoff.domains.molecules.model import MoleculeModel
 from payoff.domains.molecules.property import PropertyRun
 from payoff.domains.molecules.qm9 import load_qm9, split
 from payoff.errors import UserError
-from payoff.experiments.molecules.again import Along, sample
+from payoff.experiments.molecules.again import sample
+from payoff.experiments.molecules.along import Along
 from payoff.values import LabelLikelihood
 
 TINY = {

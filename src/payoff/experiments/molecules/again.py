@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from payoff.denoisers import Denoiser
-from payoff.domains.molecules.config import DATA_SET, NOISE, PRODUCTS, STEPS
+from payoff.domains.molecules.config import NOISE, PRODUCTS, STEPS
 from payoff.domains.molecules.evaluate import draw_sizes, products
-from payoff.domains.molecules.guide import LabelGuide
-from payoff.domains.molecules.guided import guided, sizes_given
-from payoff.domains.molecules.guided import told as conditions
 from payoff.domains.molecules.metrics import smiles_of, stability, to_rdkit
 from payoff.domains.molecules.model import MoleculeModel
 from payoff.domains.molecules.molecule import Molecule
@@ -24,54 +18,11 @@ from payoff.experiments.progress import Reporter
 from payoff.experiments.records import RECORD, REQUEST, read_record
 from payoff.samplers import stochastic
 
+if TYPE_CHECKING:  # what trains guides takes time to import, and most samples have none
+    from payoff.experiments.molecules.along import Along
+
 BATCH = 250
-FINE = 1_000_000
 STREAMS = 1000  # a finished run drew with its seed and a few numbers above
-
-
-@dataclass(frozen=True)
-class Along:
-    """A guide and what is asked for along it.
-
-    Attributes:
-        guide: what reads the properties.
-        wanted: values by property, in the properties' units.
-        strength: of the guidance; 1 is Bayes' rule.
-    """
-
-    guide: LabelGuide
-    wanted: dict[str, float]
-    strength: float = 1.0
-
-    @classmethod
-    def of(
-        cls, name: str | Path, folder: Path | None, asked: Sequence[str], strength: float = 1.0
-    ) -> Along:
-        """From options: the model's name, the guide's folder or None, ``property=value`` texts.
-
-        None is the guide that the package comes with.
-
-        Raises:
-            UserError: something does not fit together.
-        """
-        if is_design(name):
-            raise UserError("--guide is for models of molecules: a run of payoff design has an aim")
-        wanted: dict[str, float] = {}
-        for text in asked:
-            key, _, value = text.partition("=")
-            try:
-                wanted[key.strip()] = float(value)
-            except ValueError:
-                raise UserError(
-                    f"--property takes a name and a number, such as alpha=95, got {text!r}"
-                ) from None
-        if not wanted or not torch.tensor(list(wanted.values())).isfinite().all():
-            raise UserError("--guide needs what is asked for, such as --property alpha=95")
-        if not 0 <= strength < float("inf"):
-            raise UserError(f"--strength must be finite and not negative, got {strength:g}")
-        guide = LabelGuide.from_pretrained(folder or DATA_SET)
-        guide.scales.check(list(wanted), f"the guide {folder or DATA_SET}")
-        return cls(guide, wanted, strength)
 
 
 def sample(
@@ -113,7 +64,8 @@ def sample(
 
         return designed(name, count=count, seed=seed, steps=steps, kind=kind, quiet=quiet)[1]
     model = MoleculeModel.load(name)
-    denoiser, sizes, asked = _asked(model, str(name), along)
+    asked = (model.denoiser, model.sizes, {}) if along is None else along.asked(model, str(name))
+    denoiser, sizes, told = asked
     default, noise, own = _sampling(record, Path(name))
     reporter = Reporter(quiet)
     generator = torch.Generator().manual_seed(own + STREAMS * (seed + 1))
@@ -124,24 +76,11 @@ def sample(
         for cond in _parts(draw_sizes(sizes, count, generator=generator)["mask"]):
             shape = (cond["mask"].shape[1], model.shape[1])
             sampler = stochastic(denoiser, shape, steps or default, noise)
-            cond |= {key: row.expand(len(cond["mask"]), -1) for key, row in asked.items()}
+            cond |= {key: row.expand(len(cond["mask"]), -1) for key, row in told.items()}
             x = sampler.sample(len(cond["mask"]), cond, generator=generator)
             found += model.codec.decode(x, cond)
             advance(len(found))
     return found
-
-
-def _asked(
-    model: MoleculeModel, name: str, along: Along | None
-) -> tuple[Denoiser, torch.Tensor, dict[str, torch.Tensor]]:
-    """What is sampled, the sizes to draw from, and a row of further conditions."""
-    if along is None:
-        return model.denoiser, model.sizes, {}
-    denoiser = guided(model, along.guide, name, scale=along.strength)
-    nodes, weights = sizes_given(model, along.guide, along.wanted)
-    # as many of each size as the law says, of so many that rounding is nothing
-    sizes = nodes.repeat_interleave((weights * FINE).round().long())
-    return denoiser, sizes, conditions(along.guide, along.wanted, 1)
 
 
 def is_design(name: str | Path) -> bool:
