@@ -328,21 +328,22 @@ def test_data_are_scored_first_by_a_method_that_starts_from_them(
 
 
 def test_methods_get_what_molecules_need_unless_told_otherwise() -> None:
-    free = FinetuneConfig(calls=8000)
-    rgdm = ["radius=2", "value_rate=0.001", "catch_up=true", "gain=3", "value_steps=240"]
+    free, slow = FinetuneConfig(calls=8000), FinetuneConfig(calls=8000, learning_rate=1e-4)
+    rgdm = ["radius=2", "latest=0.7", "value_rate=0.001", "catch_up=true", "gain=3"]
     settings, filled = suited("rgdm", ["share=0.4"], free)
-    assert settings == [*rgdm, "share=0.4"]
-    assert (filled.per_round, filled.updates, filled.batch_size) == (1600, 120, 128)
+    assert settings == [*rgdm, "value_steps=300", "share=0.4"]
+    assert (filled.per_round, filled.updates, filled.batch_size) == (2000, 150, 128)
+    assert filled.learning_rate == pytest.approx(3e-4)
     settings, filled = suited("rgdm", ["radius = 1"], loop(updates=7))
-    assert settings == [*rgdm[1:4], "value_steps=14", "radius = 1"]
+    assert settings == [*rgdm[1:], "value_steps=14", "radius = 1"]
     assert filled == loop(updates=7)
     for given in ("level=sample", "score=x0hat"):
         settings, filled = suited("rgdm", [given], free)
         assert settings == (["control=true", given] if "level" in given else [given])
-        assert filled == free
-    assert suited("rgdm", [], free, 50) == (["level=sample", "control=true"], free)
-    assert suited("rwr", [], free) == (["control=true"], free)
-    assert suited("ddpo", ["clip=0.1"], free) == (["clip=0.1"], free)
+        assert filled == slow
+    assert suited("rgdm", [], free, 50) == (["level=sample", "control=true"], slow)
+    assert suited("rwr", [], free) == (["control=true"], slow)
+    assert suited("ddpo", ["clip=0.1"], free) == (["clip=0.1"], slow)
 
 
 # What is refused

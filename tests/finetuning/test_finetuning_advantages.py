@@ -75,6 +75,14 @@ def test_a_failed_design_is_the_worst_of_its_round() -> None:
         replace_failed(torch.tensor([math.nan]))
 
 
+@pytest.mark.parametrize(("share", "bad"), [(0.0, 0.0), (0.02, 2.0), (0.5, 50.0)])
+def test_a_failed_design_may_be_one_of_the_worst(share: float, bad: float) -> None:
+    """Of 0 to 99 the share that is worse than the one that stands for a failure."""
+    rewards = torch.cat([torch.arange(100.0).flip(0), torch.tensor([math.nan])])
+    assert replace_failed(rewards, share)[-1] == bad
+    assert torch.equal(replace_failed(rewards, share)[:-1], rewards[:-1])
+
+
 def test_optimality_is_a_chance() -> None:
     a = torch.tensor([-9.0, -5.0, 0.0, 2.5, 5.0, 9.0])
     assert optimality(a, 5.0).tolist() == [0, 0, 0.5, 0.75, 1, 1]

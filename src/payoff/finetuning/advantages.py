@@ -14,12 +14,19 @@ from torch import Tensor
 from payoff.metrics.weights import effective_sample_size
 
 
-def replace_failed(rewards: Tensor) -> Tensor:
-    """Rewards (n,) with every NaN replaced by the smallest one that is known."""
+def replace_failed(rewards: Tensor, share: float = 0.0) -> Tensor:
+    """Rewards (n,) with every NaN replaced by a bad one that is known.
+
+    Args:
+        rewards: (n,).
+        share: of the known rewards that are worse than the one that is taken; 0: the smallest.
+            The smallest of many is far out: a regression has to spend its errors on failures then.
+    """
     known = rewards[~rewards.isnan()]
     if len(known) == 0:
         raise ValueError("every reward is NaN: there is no worst one")
-    return torch.where(rewards.isnan(), known.min(), rewards)
+    bad = known.sort().values[int(share * len(known))]
+    return torch.where(rewards.isnan(), bad, rewards)
 
 
 def standardise(rewards: Tensor, clip: float = 5.0) -> Tensor:

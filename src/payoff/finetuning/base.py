@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -70,6 +71,7 @@ class Finetuner(ABC):
         checkpoint: Path | None = None,
         resume: bool = False,
         progress: Callable[[dict[str, Any]], None] | None = None,
+        drawing: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> Denoiser:
         """Tune a copy of the target's denoiser; the original stays as it is.
 
@@ -87,6 +89,8 @@ class Finetuner(ABC):
                 :class:`payoff.rewards.Remembered` and no call is paid for twice.
             progress: called with the latest history entry after every round, its ``round`` and
                 ``calls`` brought up to date.
+            drawing: makes a context, such as one of lower precision, in which samples are drawn
+                that are scored, and values learned: their rounding moves no weight of the model.
 
         Raises:
             RewardFailed: the reward raised or gave a wrong answer; the last checkpoint is kept.
@@ -106,6 +110,7 @@ class Finetuner(ABC):
             monitor=monitor or Monitor(),
             checkpoint=checkpoint,
             floored=self.paths,
+            drawing=drawing,
         )
         # dropout and network initialisation know only the global generator: lend it, put it back
         with torch.random.fork_rng():

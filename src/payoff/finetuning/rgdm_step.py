@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 CLEAN = 4096  # base samples drawn where there are no data
 WALK = 0.7  # share of the rounds that walk by plan; the rate of the others is small
+FAILED = 0.02  # share of known rewards that a failure is better than, where a value is learned
 GROWTH, LARGEST_GAIN = 2.0, 10.0  # of the gain: from one round to the next, and in all
 
 
@@ -245,6 +246,8 @@ def step_on(
 def learned_value(method: RGDM, run: Run, pool: Pool, law: Tensor, gap: float) -> Valued:
     """V of the tilt by e^(gap · r) of the law whose log-weights in the pool are ``law`` (n,)."""
     assert pool.x0 is not None
+    assert pool.rewards is not None
+    rewards = replace_failed(pool.rewards, FAILED).double()
 
     def make() -> Learned:
         net = value_network(run.base, run.shape, method.value_width)
@@ -257,15 +260,21 @@ def learned_value(method: RGDM, run: Run, pool: Pool, law: Tensor, gap: float) -
         unit = 1 / (run.target.temperature * run.rounds)
     # kept from round to round: tilts of even size have values that differ little
     value = run.keep("value", make).requires_grad_(True)
-    value.fit(
-        pool.x0,
-        pool.cond,
-        scores=(unit * pool.known).to(pool.x0.dtype),
-        log_weights=law,
-        steps=method.value_steps,
-        batch_size=run.batch_size,
-        rate=method.value_rate,
-        generator=run.generator,
-    )
+    with run.drawing():
+        value.fit(
+            pool.x0,
+            pool.cond,
+            scores=(unit * rewards).to(pool.x0.dtype),
+            log_weights=law,
+            steps=method.value_steps,
+            batch_size=run.batch_size,
+            rate=method.value_rate,
+            generator=run.generator,
+        )
     value.requires_grad_(False)
-    return lambda x, t, cond: gap / unit * value(x, t, cond)
+
+    def valued(x: Tensor, t: Tensor, cond: Condition | None) -> Tensor:
+        with run.drawing():
+            return gap / unit * value(x, t, cond)
+
+    return valued

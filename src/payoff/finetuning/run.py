@@ -6,6 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -59,6 +60,8 @@ class Run:
         data: clean samples (n, ...), or None.
         memory: plain values and tensors that a method keeps from round to round.
         kept: further networks that a method keeps, such as a lagging copy or a value.
+        drawing: a context for what is not tuned and has no density that counts: drawing samples
+            to score, learning a value.
     """
 
     def __init__(
@@ -73,10 +76,11 @@ class Run:
         monitor: Monitor,
         checkpoint: Path | None,
         floored: bool = False,
+        drawing: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         self.target, self.config, self.monitor = target, config, monitor
         self.identity, self.data, self.shape, self.cond = identity, data, shape, cond
-        self.checkpoint = checkpoint
+        self.checkpoint, self.drawing = checkpoint, drawing
         trainable = any(p.requires_grad for p in target.denoiser.parameters())
         self.base = copy.deepcopy(target.denoiser).eval().requires_grad_(False)
         self.policy = copy.deepcopy(target.denoiser).eval()
@@ -174,7 +178,8 @@ class Run:
     ) -> Samples:
         """Scored samples (n, ...) of the policy or another model."""
         cond = self.conditions(n)
-        x0 = self.sampler(denoiser, eta).sample(n, cond, generator=self.generator).clone()
+        with self.drawing():
+            x0 = self.sampler(denoiser, eta).sample(n, cond, generator=self.generator).clone()
         return Samples(x0, self.score(x0, cond), cond)
 
     def rollout(self, n: int, group: int = 1) -> Rollout:

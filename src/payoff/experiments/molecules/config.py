@@ -33,8 +33,8 @@ class OfMolecules:
     )
     products: str = option(
         "auto",
-        "what the network's matrix products are taken in: fp32, bf16, or auto: fp32, since the "
-        "rounding of bf16 would undo small updates",
+        "what the network's matrix products are taken in: fp32, bf16, or auto: fp32 for what "
+        "moves the model, whose small updates bf16 would undo, and the fastest for the rest",
         group=MOLECULES,
     )
     time_limit: float = option(
@@ -85,7 +85,6 @@ DEFAULTS: dict[str, Any] = {
     "sampler_steps": STEPS,
     "sampler_noise": NOISE,
     "evaluate": 128,  # measuring takes as long as a round
-    "learning_rate": 1e-4,  # a network of millions of weights is soon somewhere else
     "noise_floor": 0.01,  # 0.05 sd are 0.06 Å, as much as a bond's margin
 }
 """Where molecules need other values than tables do."""
@@ -93,9 +92,10 @@ PRESETS: dict[str, dict[str, Any]] = {
     "default": DEFAULTS,
     "toy": {**DEFAULTS, **TOY_LOOP, "count": 20, "updates": 5},
 }
-VALUED = {"radius": "2", "value_rate": "0.001", "catch_up": "true", "gain": "3"}
+RATE = 1e-4  # a network of millions of weights is soon somewhere else
+VALUED = {"radius": "2", "latest": "0.7", "value_rate": "0.001", "catch_up": "true", "gain": "3"}
 CONTROLLED = {"control": "true"}
-ROUNDS, LEAST, MOST = 5, 100, 2500
+ROUNDS, LEAST, MOST = 4, 100, 2500
 
 
 def suited(
@@ -105,10 +105,13 @@ def suited(
 
     Where rgdm learns a value: it begins with blocks of the base and has learned what thousands of
     scored molecules tell in some hundreds of steps, each of which is dear. So there are few rounds
-    of many molecules, and two of its steps for one of the model's. What a round asks of a model of
-    millions of weights it learns in part only: it catches up. Regressed on its own few samples, as
-    in rwr and rgdm with level=sample, a network drifts away from all of them without the control
-    variate. rgdm begins from ``data`` molecules with level=sample.
+    of many molecules, and two of its steps for one of the model's. Beyond t = 0.7, where the
+    log-SNR of the models here is below 0, a value knows next to nothing of a molecule, and nothing
+    is shifted. What a round asks of a model of millions of weights it learns in part only: it
+    catches up. Its targets have no noise of samples, so the rate may be three times the others'.
+    Regressed on its own few samples, as in rwr and rgdm with level=sample, a network drifts away
+    from all of them without the control variate. rgdm begins from ``data`` molecules with
+    level=sample.
     """
     named = {key.strip().replace("-", "_"): value.strip() for key, value in map(_pair, given)}
     own: dict[str, str] = {}
@@ -118,8 +121,10 @@ def suited(
         own |= CONTROLLED
     elif method == "rgdm" and named.get("score", "value") == "value":
         per_round = min(MOST, max(LEAST, math.ceil(loop.calls / ROUNDS)))
-        loop = loop.filled({"per_round": per_round, "updates": 120, "batch_size": 128})
+        learning = {"per_round": per_round, "updates": 150, "batch_size": 128}
+        loop = loop.filled({**learning, "learning_rate": 3 * RATE})
         own = {**VALUED, "value_steps": str(2 * (loop.updates or 1))}
+    loop = loop.filled({"learning_rate": RATE})
     return [*(f"{name}={value}" for name, value in own.items() if name not in named), *given], loop
 
 

@@ -133,6 +133,8 @@ def _run(
         network.watch(model.denoiser)
         target = Target(model.denoiser, setting.reward, temperature.value)
         learned = setting.learned_from()
+        if config.products == "auto":  # what is drawn and valued may be rounded
+            learned["drawing"] = products
         with folder.stage("tuning"):
             tuned = fit(method, target, loop, temperature, monitor, network, reporter, **learned)
         spent = network.rows
