@@ -8,7 +8,9 @@ added at random; with matrix products in single precision and in bfloat16, both 
 
 Second table: what a value network has learned of a reward from scored samples of the model, begun
 with the model's own first blocks and begun anew (96 wide), as the share of the reward's variance
-that it explains on other samples, by log-SNR; and the CPU seconds of learning.
+that it explains on other samples, by log-SNR; and the CPU seconds of learning. Samples without a
+score are left out; with ``--failures`` they count as the reward that this share of the known ones
+falls below (0: the worst), and the share explained is still that of the others.
 """
 
 from __future__ import annotations
@@ -17,16 +19,19 @@ import argparse
 import copy
 import sys
 import time
+from itertools import product
 
 import torch
 from torch import Tensor
 
 from payoff.denoisers import Denoiser
+from payoff.domains.molecules.config import PRODUCTS
 from payoff.domains.molecules.evaluate import products
 from payoff.domains.molecules.model import MoleculeModel
 from payoff.domains.molecules.rewards import REWARDS
 from payoff.errors import UserError
 from payoff.experiments.molecules.rewards import decoded
+from payoff.finetuning.advantages import replace_failed
 from payoff.finetuning.monitor import floored_kl
 from payoff.metrics import Estimate
 from payoff.nets.invariant import InvariantTransformer
@@ -99,30 +104,36 @@ def scored(model: MoleculeModel, reward: str, n: int) -> tuple[Tensor, Tensor, T
     return x[order], cond["mask"][order], ((found - known.mean()) / known.std()).float()[order]
 
 
-def learned(model: MoleculeModel, reward: str, n: int, others: int, steps: list[int]) -> None:
+def learned(model: MoleculeModel, args: argparse.Namespace) -> None:
     """The second table."""
-    x, mask, score = scored(model, reward, n + others)
-    target = Target(model.denoiser, FunctionReward(lambda x, cond: x.flatten(1)[:, 0]), 1.0)
+    n = args.scored
+    x, mask, score = scored(model, args.reward, n + args.others)
     levels = " | ".join(f"log-SNR {level:g}" for level in LEVELS)
-    print(f"| begun | steps | CPU s | {levels} |\n|{'---|' * (3 + len(LEVELS))}")
-    for begun in ("with the model's blocks", "anew"):
-        for count in steps:
-            torch.manual_seed(0)
-            net = (
-                value_network(model.denoiser, model.shape, 96)
-                if begun.startswith("with")
-                else InvariantTransformer(model.codec.features, 1, 96, 4, pair_width=24, vectors=16)
-            )
-            value, began = Learned(net, target, "mean"), time.process_time()
+    print(f"| begun | failures | steps | CPU s | {levels} |\n|{'---|' * (4 + len(LEVELS))}")
+    for begun, share, count in product(args.begun, args.failures or [None], args.value_steps):
+        value, began = fresh(model, begun), time.process_time()
+        taught = score[:n] if share is None else replace_failed(score[:n], share)
+        with products(args.products):
             value.fit(
                 *(x[:n], {"mask": mask[:n]}),
-                **{"scores": score[:n], "steps": count, "batch_size": 128, "rate": 1e-3},
+                **{"scores": taught, "steps": count, "batch_size": 128, "rate": 1e-3},
                 generator=seeded(4),
             )
             spent = time.process_time() - began
             shares = explained(value, x[n:], mask[n:], score[n:])
-            cells = " | ".join(f"{share:.2f}" for share in shares)
-            print(f"| {begun} | {count} | {spent:.0f} | {cells} |", flush=True)
+        cells = " | ".join(f"{share:.2f}" for share in shares)
+        failed = "left out" if share is None else f"{share:g}"
+        print(f"| {begun} | {failed} | {count} | {spent:.0f} | {cells} |", flush=True)
+
+
+def fresh(model: MoleculeModel, begun: str) -> Learned:
+    """A value that has learned nothing: with the model's blocks, or with none of it (anew)."""
+    target = Target(model.denoiser, FunctionReward(lambda x, cond: x.flatten(1)[:, 0]), 1.0)
+    torch.manual_seed(0)
+    if begun == "blocks":
+        return Learned(value_network(model.denoiser, model.shape, 96), target, "mean")
+    net = InvariantTransformer(model.codec.features, 1, 96, 4, pair_width=24, vectors=16)
+    return Learned(net, target, "mean")
 
 
 @torch.no_grad()
@@ -149,10 +160,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("model")
     parser.add_argument("--reward", default="qed", choices=REWARDS)
-    parser.add_argument("--paths", type=int, default=250, help="paths of a divergence")
+    parser.add_argument("--paths", type=int, default=250, help="paths of a divergence; 0: none")
     parser.add_argument("--scored", type=int, default=2400, help="samples that are learned from")
     parser.add_argument("--others", type=int, default=1600, help="samples it is judged by")
     parser.add_argument("--value-steps", type=int, nargs="+", default=[100, 400])
+    parser.add_argument(
+        "--begun", nargs="+", default=["blocks", "anew"], choices=["blocks", "anew"]
+    )
+    parser.add_argument("--failures", type=float, nargs="+", help="shares of the known rewards")
+    parser.add_argument("--products", default="fp32", choices=PRODUCTS, help="of the values")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args(arguments)
     torch.set_num_threads(args.threads)
@@ -160,9 +176,10 @@ def main(arguments: list[str] | None = None) -> None:
         model = MoleculeModel.load(args.model)
     except UserError as error:
         sys.exit(f"error: {error}")
-    rounding(model, args.paths)
-    print()
-    learned(model, args.reward, args.scored, args.others, args.value_steps)
+    if args.paths:
+        rounding(model, args.paths)
+        print()
+    learned(model, args)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ def module(monkeypatch: pytest.MonkeyPatch):
 def test_both_tables_are_complete(module, tmp_path: Path, capsys) -> None:
     model = trained(tmp_path / "tiny", steps=5)
     small = ["--paths", "8", "--scored", "24", "--others", "12", "--value-steps", "1", "2"]
+    small += ["--failures", "0", "0.5"]
     module.main([str(model), "--reward", "stability", *small])
     rounding, learned = capsys.readouterr().out.split("\n\n")
     _head, _rule, nothing, adam, random = (line.split("|") for line in rounding.splitlines())
@@ -30,5 +31,6 @@ def test_both_tables_are_complete(module, tmp_path: Path, capsys) -> None:
     for row in (adam, random):
         assert 0 < float(row[2].split("±")[0]) < 1e-4
     head, _rule, *rows = learned.splitlines()
-    assert len(rows) == 4
+    assert len(rows) == 8
+    assert [row.split("|")[2].strip() for row in rows[:4]] == ["0", "0", "0.5", "0.5"]
     assert {line.count("|") for line in rows} == {head.count("|")}
