@@ -49,7 +49,7 @@ def test_a_run_says_what_it_did(
     said = capsys.readouterr()
     assert "boards: 240 rows; designs of width (number), holes (whole number)" in said.err
     assert f"rwr on {LOAD}; {LOAD} is held out" in said.err
-    assert "a tenth of the sd of 50 base samples' load" in said.err
+    assert "0.1 sd of 50 base samples' load" in said.err
     assert "10 designs: load" in said.err
     assert said.out.splitlines()[:2] == [
         "designs: runs/told/designs.csv (10)",

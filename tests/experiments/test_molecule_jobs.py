@@ -327,6 +327,15 @@ def test_data_are_scored_first_by_a_method_that_starts_from_them(
     assert all(entry.value > 0.8 for entry in known.values())
 
 
+def test_the_temperature_of_molecules_is_not_that_of_tables(model: Path, tmp_path: Path) -> None:
+    asked = config(model, method="rwr", held_out="none")
+    job.finetune(asked, loop(calls=48), tmp_path / "run", quiet=True)
+    found = json.loads((tmp_path / "run" / "run.json").read_text())["temperature"]
+    assert found["share"] == 0.3
+    assert found["value"] == pytest.approx(0.3 * found["sd"])
+    assert "0.3 times the standard deviation" in (tmp_path / "run" / "report.html").read_text()
+
+
 def test_methods_get_what_molecules_need_unless_told_otherwise() -> None:
     free, slow = FinetuneConfig(calls=8000), FinetuneConfig(calls=8000, learning_rate=1e-4)
     rgdm = ["radius=2", "latest=0.7", "value_rate=0.001", "catch_up=true", "gain=3"]

@@ -154,7 +154,7 @@ def tell_temperature(found: Temperature, setting: Scoring, reporter: Reporter) -
         reporter.say(f"temperature {found.value:.4g}")
         return
     reporter.say(
-        f"temperature {found.value:.4g}, a tenth of the sd of {found.calls} base samples' "
+        f"temperature {found.value:.4g}, {found.share:g} sd of {found.calls} base samples' "
         f"{setting.score_name} (mean {found.mean:.4g}, sd {found.sd:.4g}, {found.failed} failed)"
     )
 

@@ -34,7 +34,7 @@ from payoff.spaces import Condition
 
 LEDGER = "ledger.sqlite"
 PILOT, LEAST_PILOT = 100, 10  # base samples that the temperature is taken from
-SHARE = 0.1  # of their sd is the temperature
+SHARE = 0.1  # of their sd is the temperature of designs in a table
 Mask = npt.NDArray[np.bool_]
 
 
@@ -198,6 +198,7 @@ class Temperature:
         mode: ``given`` or ``pilot``.
         calls: base samples scored for it; they count against the budget.
         mean, sd, failed: of those samples' scores.
+        share: of the sd, that the value is.
     """
 
     value: float
@@ -206,6 +207,7 @@ class Temperature:
     mean: float | None = None
     sd: float | None = None
     failed: int = 0
+    share: float | None = None
 
 
 def pilot_size(temperature: float | None, calls: int) -> int:
@@ -223,8 +225,8 @@ def pilot_size(temperature: float | None, calls: int) -> int:
     return n
 
 
-def find_temperature(setting: Scoring) -> Temperature:
-    """The temperature that was asked for, or a tenth of the sd of the reward over base samples.
+def find_temperature(setting: Scoring, share: float = SHARE) -> Temperature:
+    """The temperature that was asked for, or a share of the reward's sd over base samples.
 
     Raises:
         UserError: every pilot sample failed, all have the same reward, or the budget is too small.
@@ -247,4 +249,4 @@ def find_temperature(setting: Scoring) -> Temperature:
             "the base model, so there is nothing to learn from; check that it reads the designs"
         )
     mean = setting.sign() * float(known.mean())
-    return Temperature(SHARE * sd, "pilot", n, mean, sd, n - len(known))
+    return Temperature(share * sd, "pilot", n, mean, sd, n - len(known), share)

@@ -92,6 +92,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "default": DEFAULTS,
     "toy": {**DEFAULTS, **TOY_LOOP, "count": 20, "updates": 5},
 }
+SHARE = 0.3  # sd of the reward that are the temperature: at 0.1 few molecules carry all of p*
 RATE = 1e-4  # a network of millions of weights is soon somewhere else
 VALUED = {"radius": "2", "latest": "0.7", "value_rate": "0.001", "catch_up": "true", "gain": "3"}
 CONTROLLED = {"control": "true"}

@@ -29,7 +29,7 @@ from payoff.experiments.finetune.run import (
 )
 from payoff.experiments.finetune.setting import Temperature, find_temperature, pilot_size
 from payoff.experiments.machine import check_device, threads
-from payoff.experiments.molecules.config import DEFAULTS, MoleculeConfig, suited
+from payoff.experiments.molecules.config import DEFAULTS, SHARE, MoleculeConfig, suited
 from payoff.experiments.molecules.record import make_record
 from payoff.experiments.molecules.rewards import pool_of
 from payoff.experiments.molecules.setting import (
@@ -127,7 +127,7 @@ def _run(
             setting.reward.evaluated_in(pool)
         before = counted(setting, folder)
         with folder.stage("temperature"):
-            temperature = find_temperature(setting)
+            temperature = find_temperature(setting, SHARE)
         tell_temperature(temperature, setting, reporter)
         monitor, network = Watch(setting), Evaluations(folder)
         network.watch(model.denoiser)

@@ -222,8 +222,9 @@ def aim(run: TuneRun) -> str:
     if run.get("temperature", "mode") == "pilot":
         pilot = plural(int(run.number("temperature", "calls") or 0), "sample")
         given = (
-            f"a tenth of the standard deviation, {number(run.number('temperature', 'sd'), 3)}, "
-            f"of the scores of {pilot} of the base, which count as reward calls"
+            f"{run.number('temperature', 'share') or 0.1:g} times the standard deviation, "
+            f"{number(run.number('temperature', 'sd'), 3)}, of the scores of {pilot} of the "
+            "base, which count as reward calls"
         )
     tau = run.number("temperature", "value")
     heat = f"The temperature τ is {number(tau, 3)} ({given})." if tau is not None else ""
