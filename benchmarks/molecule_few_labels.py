@@ -1,14 +1,16 @@
 """RCGDM on molecules from few labels: what is asked for against what comes out.
 
-    python benchmarks/molecule_few_labels.py --evaluator runs/evaluator --out runs/few-labels
+    python benchmarks/molecule_few_labels.py --evaluator qm9 --out runs/few-labels
 
 For every share of labelled molecules of ``second_half`` and every noise on the labels (in standard
 deviations of the property) one score is learned and one generator trained, and molecules are drawn
-at every aim, inside and beyond the data's range. The evaluator learned from ``first_half`` and is
-seen by nothing here; its reading counts as the truth. A row: the mean absolute distance of the true
-value from the aim, the mean true value with its standard error, the mean the learned score
-believes, the share of valid molecules, and the median support distance (1: the data's own 95 %
-quantile). Rows go to ``rows.jsonl`` as they come; the same command goes on after an interruption.
+at every aim, inside and beyond the data's range, with every weight of classifier-free guidance.
+The evaluator learned from ``first_half`` and is seen by nothing here; its reading counts as the
+truth. A row: the mean absolute distance of the true value from the aim, the mean true value with
+its standard error, the mean the learned score believes, the share of valid molecules, and the
+median support distance (1: the data's own 95 % quantile). Rows go to ``rows.jsonl`` as they come;
+the same command goes on after an interruption, and with further weights or aims it draws from the
+generators that are there.
 
 Reference: Reward-Directed Conditional Diffusion (Yuan, Huang, Ni, Chen, Wang, 2023), section 6.
 """
@@ -18,6 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -40,6 +43,7 @@ ROWS = "rows.jsonl"
 COLUMNS = {
     "labelled": "labels",
     "noise": "noise",
+    "guidance": "guidance",
     "aim": "aim",
     "error": "MAE from the aim",
     "mean": "mean true value",
@@ -74,16 +78,18 @@ def measured(
     }
 
 
-def cell(args: argparse.Namespace, labelled: float, noise: float, done: set[float]) -> None:
-    """Learn and train once, and write a row for every aim that has none."""
-    missing = [aim for aim in args.aims if aim not in done]
+def cell(
+    args: argparse.Namespace, labelled: float, noise: float, done: set[tuple[float, float]]
+) -> None:
+    """Learn and train once, and write a row for every weight and aim that has none."""
+    missing = [both for both in product(args.guidance, args.aims) if both not in done]
     if not missing:
         return
     config = MoleculeDesignConfig(
         score=args.score,
         labelled=labelled,
         noise=noise,
-        aim=missing[0],
+        aim=args.aims[0],
         part="second_half",
         steps=args.steps,
         seed=args.seed,
@@ -94,10 +100,10 @@ def cell(args: argparse.Namespace, labelled: float, noise: float, done: set[floa
     setting = make_setting(config, reporter)
     scorer, _, pseudo = learn(setting, config, reporter)
     run = train_generator(setting, pseudo, config, folder, reporter)
-    drawer, judge = drawer_of(run, pseudo, config), Judge(scorer, config)
-    evaluator = PropertyNet.from_pretrained(args.evaluator)
-    for aim in missing:
-        row = {"labelled": labelled, "noise": noise, "aim": aim}
+    judge, evaluator = Judge(scorer, config), PropertyNet.from_pretrained(args.evaluator)
+    for guidance, aim in missing:
+        drawer = drawer_of(run, pseudo, replace(config, guidance=guidance))
+        row = {"labelled": labelled, "noise": noise, "guidance": guidance, "aim": aim}
         row |= measured(drawer, judge, evaluator, args, aim)
         with (args.out / ROWS).open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
@@ -106,7 +112,8 @@ def cell(args: argparse.Namespace, labelled: float, noise: float, done: set[floa
 
 def line(row: dict[str, Any]) -> str:
     """A row of the table."""
-    cells = [f"{100 * row['labelled']:g} %", f"{row['noise']:g}", f"{row['aim']:g}"]
+    cells = [f"{100 * row['labelled']:g} %", f"{row['noise']:g}"]
+    cells += [f"{row['guidance']:g}", f"{row['aim']:g}"]
     cells += [f"{row['error']:.2f} ± {row['error_stderr']:.2f}"]
     cells += [f"{row['mean']:.2f} ± {row['mean_stderr']:.2f}", f"{row['believed']:.2f}"]
     cells += [f"{100 * row['valid']:.1f} %", f"{row['support']:.2f}"]
@@ -121,6 +128,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--shares", type=float, nargs="+", default=[0.005, 0.01, 0.05, 0.1])
     parser.add_argument("--noises", type=float, nargs="+", default=[0.0, 0.1])
     parser.add_argument("--aims", type=float, nargs="+", default=[70, 80, 90, 100, 110, 120])
+    parser.add_argument("--guidance", type=float, nargs="+", default=[0.0, 1.0], help="weights")
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--samples", type=int, default=500)
     parser.add_argument("--base", default="qm9")
@@ -134,7 +142,8 @@ def main(arguments: list[str] | None = None) -> None:
         print(line(row))
     with products():
         for share, noise in product(args.shares, args.noises):
-            done = {r["aim"] for r in rows if (r["labelled"], r["noise"]) == (share, noise)}
+            these = [r for r in rows if (r["labelled"], r["noise"]) == (share, noise)]
+            done = {(r["guidance"], r["aim"]) for r in these}
             cell(args, share, noise, done)
 
 
