@@ -13,7 +13,7 @@ from torch import Tensor
 from payoff.denoisers import Corrected, Denoiser
 from payoff.errors import UserError
 from payoff.finetuning import RGDM, FinetuneConfig
-from payoff.finetuning.rgdm_step import Draft, drafts, shifted
+from payoff.finetuning.rgdm_step import Draft, clean, drafts, shifted
 from payoff.finetuning.run import Run
 from payoff.metrics.estimate import Estimate
 from payoff.metrics.paths import paths
@@ -234,6 +234,7 @@ def test_candidates_cost_what_they_say() -> None:
         ({"radius": 0.0}, "radius"),
         ({"mix": 1.5}, "mix"),
         ({"latest": 0.05}, "latest"),
+        ({"earliest": 0.35, "latest": 0.35}, "no step of 10 starts"),
         ({"score": "clean"}, "score must be one of value, x0hat, noisy"),
     ],
 )
@@ -242,6 +243,16 @@ def test_options_that_cannot_work_are_refused(options, told) -> None:
     config = FinetuneConfig(calls=100, sampler_steps=10, evaluate=16)
     with pytest.raises(UserError, match=told):
         RGDM(**options).fit(Target(corrected(problem), problem.reward), config)
+
+
+@pytest.mark.parametrize(("earliest", "latest"), [(0.0, 1.0), (0.25, 0.6), (0.5, 0.5)])
+def test_only_steps_between_two_noise_levels_are_shifted(earliest: float, latest: float) -> None:
+    method, run = linear(n=400)
+    method.earliest, method.latest = earliest, latest
+    x0, cond = clean(run, 400)
+    starts = set(drafts(method, run, x0, cond).t.tolist())
+    grid = run.sampler().times(x0.device, x0.dtype)[:-1].tolist()
+    assert starts == {t for t in grid if earliest <= t <= latest}
 
 
 def test_a_black_box_reward_has_no_gradient_to_shift_by() -> None:

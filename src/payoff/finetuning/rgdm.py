@@ -35,6 +35,8 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
+
 from payoff.configs import option
 from payoff.errors import UserError
 from payoff.finetuning.base import Finetuner
@@ -85,6 +87,7 @@ class RGDM(Finetuner):
     mix: float = option(1.0, "λ: 1 the shifted target alone, 0 the plain loss")
     anchor: str = option("model", "what is shifted: the clean datum, or the model's own estimate")
     latest: float = option(1.0, "noise level t beyond which nothing is shifted")
+    earliest: float = option(0.0, "noise level t below which nothing is shifted")
     share: float = option(0.5, "share of the effective samples that a tempered round keeps")
     objective: str = option(
         "mean", "score=value: mean (the expected reward, tilt by small tilt) or soft (their log)"
@@ -132,10 +135,12 @@ class RGDM(Finetuner):
                 f"rgdm: {run.config.calls} calls do not pay for one step of {self.cost()} "
                 "candidates: raise calls or lower candidates"
             )
-        if self.latest < min(1.0, (1 + 1e-6) / run.config.sampler_steps):
+        starts = run.sampler().times(torch.device("cpu"), torch.float64)[:-1]
+        if not ((starts <= self.latest) & (starts >= self.earliest)).any():
             raise UserError(
-                f"rgdm: no step of {run.config.sampler_steps} starts at a noise level below "
-                f"latest = {self.latest:g}: raise latest or sampler_steps"
+                f"rgdm: no step of {run.config.sampler_steps} starts at a noise level between "
+                f"earliest = {self.earliest:g} and latest = {self.latest:g}: raise latest or "
+                "sampler_steps, or lower earliest"
             )
         self._check_data(run)
         self._check_reward(run)

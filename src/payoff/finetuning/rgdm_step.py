@@ -160,8 +160,9 @@ def drafts(method: RGDM, run: Run, x0: Tensor, cond: Condition | None) -> Draft:
     process, n = run.policy.process, len(x0)
     times = run.sampler().times(x0.device, x0.dtype)
     first = int((times[:-1] > method.latest).sum())
+    last = int((times[:-1] >= method.earliest).sum())
     where = run.generator.device
-    step = torch.randint(first, len(times) - 1, (n,), generator=run.generator, device=where)
+    step = torch.randint(first, last, (n,), generator=run.generator, device=where)
     step = step.to(x0.device)
     t, s = times[step], times[step + 1]
     x_t = process.corrupt(x0, t, cond, generator=run.generator)
