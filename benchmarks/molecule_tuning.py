@@ -11,6 +11,10 @@ with the model's own first blocks and begun anew (96 wide), as the share of the 
 that it explains on other samples, by log-SNR; and the CPU seconds of learning. Samples without a
 score are left out; with ``--failures`` they count as the reward that this share of the known ones
 falls below (0: the worst), and the share explained is still that of the others.
+
+Third table, with ``--bands``: molecules drawn along the last of these values (``--strength``, in
+units of one standard deviation of the reward), which is looked at within a band of log-SNR only:
+mean reward, how far their paths are from the model's own, and how many are valid and different.
 """
 
 from __future__ import annotations
@@ -27,12 +31,15 @@ from torch import Tensor
 from payoff.denoisers import Denoiser
 from payoff.domains.molecules.config import PRODUCTS
 from payoff.domains.molecules.evaluate import products
+from payoff.domains.molecules.guided import LIMIT
+from payoff.domains.molecules.metrics import smiles_of, to_rdkit
 from payoff.domains.molecules.model import MoleculeModel
 from payoff.domains.molecules.rewards import REWARDS
 from payoff.errors import UserError
 from payoff.experiments.molecules.rewards import decoded
 from payoff.finetuning.advantages import replace_failed
 from payoff.finetuning.monitor import floored_kl
+from payoff.guidance import Guided
 from payoff.metrics import Estimate
 from payoff.nets.invariant import InvariantTransformer
 from payoff.rewards import FunctionReward
@@ -104,8 +111,8 @@ def scored(model: MoleculeModel, reward: str, n: int) -> tuple[Tensor, Tensor, T
     return x[order], cond["mask"][order], ((found - known.mean()) / known.std()).float()[order]
 
 
-def learned(model: MoleculeModel, args: argparse.Namespace) -> None:
-    """The second table."""
+def learned(model: MoleculeModel, args: argparse.Namespace) -> Learned:
+    """The second table; the last value."""
     n = args.scored
     x, mask, score = scored(model, args.reward, n + args.others)
     levels = " | ".join(f"log-SNR {level:g}" for level in LEVELS)
@@ -124,6 +131,43 @@ def learned(model: MoleculeModel, args: argparse.Namespace) -> None:
         cells = " | ".join(f"{share:.2f}" for share in shares)
         failed = "left out" if share is None else f"{share:g}"
         print(f"| {begun} | {failed} | {count} | {spent:.0f} | {cells} |", flush=True)
+    return value
+
+
+def led(model: MoleculeModel, value: Learned, args: argparse.Namespace) -> None:
+    """The third table."""
+    value.requires_grad_(False)
+    reward = REWARDS[args.reward]
+    sign = -1.0 if args.minimize else 1.0
+    print("| log-SNR | mean | divergence, nats | valid % | different % |\n|---|---|---|---|---|")
+    for low, high in args.bands:
+        options = {"scale": sign * args.strength, "limit": LIMIT, "interval": (low, high)}
+        guided = Guided(model.denoiser, value, **options)
+        cond = model.conditions(args.led, generator=seeded(6))
+        sampler = stochastic(guided, model.shape, STEPS, NOISE)
+        paths = model.conditions(args.led // 5, generator=seeded(7))
+        with products():
+            x = sampler.sample(args.led, cond, generator=seeded(6), batch_size=BATCH)
+            kl = floored_kl(
+                *(guided, model.denoiser, model.shape, STEPS, args.led // 5, paths, BLUR),
+                generator=seeded(7),
+            )
+        found = decoded(model.codec, x, {"mask": cond["mask"]})
+        scores = torch.as_tensor(reward.score(found))
+        smiles = [smiles_of(mol) for one in found if (mol := to_rdkit(one)) is not None]
+        mean = Estimate.of(scores[~scores.isnan()])
+        shares = len(smiles) / len(found), len(set(smiles)) / max(1, len(smiles))
+        print(
+            f"| {low:g} to {high:g} | {mean.value:.4f} ± {mean.stderr:.4f} | {kl.value:.1f} ± "
+            f"{kl.stderr:.1f} | {100 * shares[0]:.1f} | {100 * shares[1]:.1f} |",
+            flush=True,
+        )
+
+
+def bands(text: str) -> list[tuple[float, float]]:
+    """Pairs of log-SNRs, low:high, with commas between them."""
+    pairs = [part.partition(":") for part in text.split(",")]
+    return [(float(low), float(high)) for low, _, high in pairs]
 
 
 def fresh(model: MoleculeModel, begun: str) -> Learned:
@@ -169,6 +213,10 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--failures", type=float, nargs="+", help="shares of the known rewards")
     parser.add_argument("--products", default="fp32", choices=PRODUCTS, help="of the values")
+    parser.add_argument("--bands", type=bands, help="log-SNRs: --bands=-2:4,0:6")
+    parser.add_argument("--strength", type=float, default=8.0, help="of the bands' guidance")
+    parser.add_argument("--led", type=int, default=400, help="molecules a band")
+    parser.add_argument("--minimize", action="store_true", help="a lower reward is better")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args(arguments)
     torch.set_num_threads(args.threads)
@@ -179,7 +227,10 @@ def main(arguments: list[str] | None = None) -> None:
     if args.paths:
         rounding(model, args.paths)
         print()
-    learned(model, args)
+    value = learned(model, args)
+    if args.bands:
+        print()
+        led(model, value, args)
 
 
 if __name__ == "__main__":

@@ -20,12 +20,12 @@ def module(monkeypatch: pytest.MonkeyPatch):
     return molecule_tuning
 
 
-def test_both_tables_are_complete(module, tmp_path: Path, capsys) -> None:
+def test_all_tables_are_complete(module, tmp_path: Path, capsys) -> None:
     model = trained(tmp_path / "tiny", steps=5)
     small = ["--paths", "8", "--scored", "24", "--others", "12", "--value-steps", "1", "2"]
-    small += ["--failures", "0", "0.5"]
+    small += ["--failures", "0", "0.5", "--led", "10", "--bands=-2:2,0:4"]
     module.main([str(model), "--reward", "stability", *small])
-    rounding, learned = capsys.readouterr().out.split("\n\n")
+    rounding, learned, led = capsys.readouterr().out.split("\n\n")
     _head, _rule, nothing, adam, random = (line.split("|") for line in rounding.splitlines())
     assert [cell.strip() for cell in nothing[2:4]] == ["0 ± 0"] * 2
     for row in (adam, random):
@@ -34,3 +34,4 @@ def test_both_tables_are_complete(module, tmp_path: Path, capsys) -> None:
     assert len(rows) == 8
     assert [row.split("|")[2].strip() for row in rows[:4]] == ["0", "0", "0.5", "0.5"]
     assert {line.count("|") for line in rows} == {head.count("|")}
+    assert [row.split("|")[1].strip() for row in led.splitlines()[2:]] == ["-2 to 2", "0 to 4"]
