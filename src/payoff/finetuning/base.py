@@ -89,8 +89,8 @@ class Finetuner(ABC):
                 :class:`payoff.rewards.Remembered` and no call is paid for twice.
             progress: called with the latest history entry after every round, its ``round`` and
                 ``calls`` brought up to date.
-            drawing: makes a context, such as one of lower precision, in which samples are drawn
-                that are scored, and values learned: their rounding moves no weight of the model.
+            drawing: makes a context, as of lower precision, for drawing what is scored and for
+                learning values: their rounding moves no weight of the model.
 
         Raises:
             RewardFailed: the reward raised or gave a wrong answer; the last checkpoint is kept.
@@ -115,14 +115,17 @@ class Finetuner(ABC):
         # dropout and network initialisation know only the global generator: lend it, put it back
         with torch.random.fork_rng():
             torch.manual_seed(filled.seed)
-            if resume and checkpoint is not None and checkpoint.exists():
-                run.load()
-            else:
-                self.begin(run)
-                run.monitor.forget()
-                run.measure()
+            self._begin(run, resume)
             self._loop(run, progress)
         return run.result()
+
+    def _begin(self, run: Run, resume: bool) -> None:
+        if resume and run.checkpoint is not None and run.checkpoint.exists():
+            run.load()
+            return
+        self.begin(run)
+        run.monitor.forget()
+        run.measure()
 
     def _loop(self, run: Run, progress: Callable[[dict[str, Any]], None] | None) -> None:
         while run.monitor.stopped is None and self.ready(run):
