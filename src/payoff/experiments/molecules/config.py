@@ -94,8 +94,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 SHARE = 0.3  # sd of the reward that are the temperature: at 0.1 few molecules carry all of p*
 RATE = 1e-4  # a network of millions of weights is soon somewhere else
-WHERE = {"latest": "0.8", "earliest": "0.3"}  # log-SNR from -2 to 4.3 for the shipped weights
-VALUED = {"radius": "2", **WHERE, "value_rate": "0.001", "catch_up": "true", "gain": "3"}
+VALUED = {"radius": "2", "latest": "0.7", "value_rate": "0.001", "catch_up": "true", "gain": "3"}
 CONTROLLED = {"control": "true"}
 ROUNDS, LEAST, MOST = 4, 100, 2500
 
@@ -107,13 +106,13 @@ def suited(
 
     Where rgdm learns a value: it begins with blocks of the base and has learned what thousands of
     scored molecules tell in some hundreds of steps, each of which is dear. So there are few rounds
-    of many molecules, and two of its steps for one of the model's. Where more noise is than at
-    t = 0.8 a value knows nothing of a molecule, and where less is than at 0.3 its atoms are
-    decided: there its slope is error, and nothing is shifted. What a round asks of a model of
-    millions of weights it learns in part only: it catches up. Its targets have no noise of
-    samples, so the rate may be three times the others'. Regressed on its own few samples, as in
-    rwr and rgdm with level=sample, a network drifts away from all of them without the control
-    variate. rgdm begins from ``data`` molecules with level=sample.
+    of many molecules, and two of its steps for one of the model's. Beyond t = 0.7, a log-SNR of 0
+    for the shipped weights, a value knows next to nothing of a molecule, and nothing is shifted.
+    The late steps, whose slopes are error too, are not left out: they would drift unlearned. What
+    a round asks of a model of millions of weights it learns in part only: it catches up. Its
+    targets have no noise of samples, so the rate may be three times the others'. Regressed on its
+    own few samples, as in rwr and rgdm with level=sample, a network drifts away from all of them
+    without the control variate. rgdm begins from ``data`` molecules with level=sample.
     """
     named = {key.strip().replace("-", "_"): value.strip() for key, value in map(_pair, given)}
     own: dict[str, str] = {}
