@@ -32,7 +32,7 @@ from payoff.denoisers import Denoiser
 from payoff.domains.molecules.config import PRODUCTS
 from payoff.domains.molecules.evaluate import products
 from payoff.domains.molecules.guided import LIMIT
-from payoff.domains.molecules.metrics import smiles_of, to_rdkit
+from payoff.domains.molecules.metrics import summary
 from payoff.domains.molecules.model import MoleculeModel
 from payoff.domains.molecules.rewards import REWARDS
 from payoff.errors import UserError
@@ -154,12 +154,10 @@ def led(model: MoleculeModel, value: Learned, args: argparse.Namespace) -> None:
             )
         found = decoded(model.codec, x, {"mask": cond["mask"]})
         scores = torch.as_tensor(reward.score(found))
-        smiles = [smiles_of(mol) for one in found if (mol := to_rdkit(one)) is not None]
-        mean = Estimate.of(scores[~scores.isnan()])
-        shares = len(smiles) / len(found), len(set(smiles)) / max(1, len(smiles))
+        mean, kinds = Estimate.of(scores[~scores.isnan()]), summary(found)
         print(
             f"| {low:g} to {high:g} | {mean.value:.4f} ± {mean.stderr:.4f} | {kl.value:.1f} ± "
-            f"{kl.stderr:.1f} | {100 * shares[0]:.1f} | {100 * shares[1]:.1f} |",
+            f"{kl.stderr:.1f} | {100 * kinds['validity']:.1f} | {100 * kinds['uniqueness']:.1f} |",
             flush=True,
         )
 

@@ -35,14 +35,12 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
-
 from payoff.configs import option
 from payoff.errors import UserError
 from payoff.finetuning.base import Finetuner
 from payoff.finetuning.neighbourhood import CHOICES, PROPOSALS, SHIFTS
 from payoff.finetuning.rgdm_sample import play_sample
-from payoff.finetuning.rgdm_step import play_known, play_reward, play_value
+from payoff.finetuning.rgdm_step import play_known, play_reward, play_value, steps_shifted
 from payoff.finetuning.run import Run
 from payoff.spaces import Tokens
 from payoff.values.base import Value
@@ -135,8 +133,8 @@ class RGDM(Finetuner):
                 f"rgdm: {run.config.calls} calls do not pay for one step of {self.cost()} "
                 "candidates: raise calls or lower candidates"
             )
-        starts = run.sampler().times(torch.device("cpu"), torch.float64)[:-1]
-        if not ((starts <= self.latest) & (starts >= self.earliest)).any():
+        first, end = steps_shifted(self, run)
+        if first >= end:
             raise UserError(
                 f"rgdm: no step of {run.config.sampler_steps} starts at a noise level between "
                 f"earliest = {self.earliest:g} and latest = {self.latest:g}: raise latest or "

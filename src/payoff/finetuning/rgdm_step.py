@@ -155,14 +155,18 @@ def clean(run: Run, n: int) -> tuple[Tensor, Condition | None]:
     return x[rows], rows_of(cond, rows) if cond is not None and len(x) else None
 
 
+def steps_shifted(method: RGDM, run: Run) -> tuple[int, int]:
+    """The first of the sampler's steps that is shifted, and the one after the last of them."""
+    starts = run.sampler().times(torch.device("cpu"), torch.float64)[:-1]
+    return int((starts > method.latest).sum()), int((starts >= method.earliest).sum())
+
+
 def drafts(method: RGDM, run: Run, x0: Tensor, cond: Condition | None) -> Draft:
     """x_t and a posterior sample x_s of clean samples, at random steps of the sampler's grid."""
     process, n = run.policy.process, len(x0)
     times = run.sampler().times(x0.device, x0.dtype)
-    first = int((times[:-1] > method.latest).sum())
-    last = int((times[:-1] >= method.earliest).sum())
     where = run.generator.device
-    step = torch.randint(first, last, (n,), generator=run.generator, device=where)
+    step = torch.randint(*steps_shifted(method, run), (n,), generator=run.generator, device=where)
     step = step.to(x0.device)
     t, s = times[step], times[step + 1]
     x_t = process.corrupt(x0, t, cond, generator=run.generator)

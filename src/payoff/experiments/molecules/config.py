@@ -93,7 +93,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "toy": {**DEFAULTS, **TOY_LOOP, "count": 20, "updates": 5},
 }
 SHARE = 0.3  # sd of the reward that are the temperature: at 0.1 few molecules carry all of p*
-RATE = 1e-4  # a network of millions of weights is soon somewhere else
+RATE, SHIFTED_RATE = 1e-4, 3e-4  # a network of millions of weights is soon somewhere else
 VALUED = {"radius": "2", "latest": "0.7", "value_rate": "0.001", "catch_up": "true", "gain": "3"}
 CONTROLLED = {"control": "true"}
 ROUNDS, LEAST, MOST = 4, 100, 2500
@@ -123,7 +123,7 @@ def suited(
     elif method == "rgdm" and named.get("score", "value") == "value":
         per_round = min(MOST, max(LEAST, math.ceil(loop.calls / ROUNDS)))
         learning = {"per_round": per_round, "updates": 150, "batch_size": 128}
-        loop = loop.filled({**learning, "learning_rate": 3 * RATE})
+        loop = loop.filled({**learning, "learning_rate": SHIFTED_RATE})
         own = {**VALUED, "value_steps": str(2 * (loop.updates or 1))}
     loop = loop.filled({"learning_rate": RATE})
     return [*(f"{name}={value}" for name, value in own.items() if name not in named), *given], loop
