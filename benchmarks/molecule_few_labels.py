@@ -3,14 +3,15 @@
     python benchmarks/molecule_few_labels.py --evaluator qm9 --out runs/few-labels
 
 For every share of labelled molecules of ``second_half`` and every noise on the labels (in standard
-deviations of the property) one score is learned and one generator trained, and molecules are drawn
-at every aim, inside and beyond the data's range, with every weight of classifier-free guidance.
+deviations of the property) one score is learned, a guide that leads the shipped generator or, with
+``--conditioning labels``, the generator itself learns the pseudo-labels, and molecules are drawn at
+every aim, inside and beyond the data's range, with every weight of guidance.
 The evaluator learned from ``first_half`` and is seen by nothing here; its reading counts as the
 truth. A row: the mean absolute distance of the true value from the aim, the mean true value with
 its standard error, the mean the learned score believes, the share of valid molecules, and the
 median support distance (1: the data's own 95 % quantile). Rows go to ``rows.jsonl`` as they come;
-the same command goes on after an interruption, and with further weights or aims it draws from the
-generators that are there.
+the same command goes on after an interruption, and with further weights or aims it draws from what
+was trained.
 
 Reference: Reward-Directed Conditional Diffusion (Yuan, Huang, Ni, Chen, Wang, 2023), section 6.
 """
@@ -30,10 +31,10 @@ import torch
 from payoff.domains.molecules.evaluate import products
 from payoff.domains.molecules.molecule import Molecule
 from payoff.domains.molecules.property import PropertyNet
-from payoff.experiments.molecules.design.aims import Drawer, Judge
+from payoff.experiments.molecules.design.aims import Drawer, Judge, drawer_of
+from payoff.experiments.molecules.design.conditioners import train
 from payoff.experiments.molecules.design.config import MoleculeDesignConfig
 from payoff.experiments.molecules.design.data import make_setting
-from payoff.experiments.molecules.design.run import drawer_of, train_generator
 from payoff.experiments.molecules.design.score import learn
 from payoff.experiments.progress import Reporter
 from payoff.experiments.records import RunFolder
@@ -41,6 +42,7 @@ from payoff.metrics import Estimate
 
 ROWS = "rows.jsonl"
 COLUMNS = {
+    "conditioning": "conditioning",
     "labelled": "labels",
     "noise": "noise",
     "guidance": "guidance",
@@ -94,16 +96,19 @@ def cell(
         steps=args.steps,
         seed=args.seed,
         base=args.base,
-    )
-    name = f"{labelled:g}-{noise:g}"
+        conditioning=args.conditioning,
+    ).filled(True)
+    name = f"{args.conditioning}-{labelled:g}-{noise:g}"
     folder, reporter = RunFolder(args.out / name, {"of": name}, resume=True), Reporter()
     setting = make_setting(config, reporter)
     scorer, _, pseudo = learn(setting, config, reporter)
-    run = train_generator(setting, pseudo, config, folder, reporter)
+    conditioner = train(setting, pseudo, config, folder, reporter).conditioner()
+    nodes = setting.mask.sum(1)
     judge, evaluator = Judge(scorer, config), PropertyNet.from_pretrained(args.evaluator)
     for guidance, aim in missing:
-        drawer = drawer_of(run, pseudo, replace(config, guidance=guidance))
-        row = {"labelled": labelled, "noise": noise, "guidance": guidance, "aim": aim}
+        drawer = drawer_of(conditioner, pseudo, nodes, replace(config, guidance=guidance))
+        row = {"conditioning": args.conditioning, "labelled": labelled, "noise": noise}
+        row |= {"guidance": guidance, "aim": aim}
         row |= measured(drawer, judge, evaluator, args, aim)
         with (args.out / ROWS).open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
@@ -112,7 +117,7 @@ def cell(
 
 def line(row: dict[str, Any]) -> str:
     """A row of the table."""
-    cells = [f"{100 * row['labelled']:g} %", f"{row['noise']:g}"]
+    cells = [row["conditioning"], f"{100 * row['labelled']:g} %", f"{row['noise']:g}"]
     cells += [f"{row['guidance']:g}", f"{row['aim']:g}"]
     cells += [f"{row['error']:.2f} ± {row['error_stderr']:.2f}"]
     cells += [f"{row['mean']:.2f} ± {row['mean_stderr']:.2f}", f"{row['believed']:.2f}"]
@@ -129,7 +134,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--noises", type=float, nargs="+", default=[0.0, 0.1])
     parser.add_argument("--aims", type=float, nargs="+", default=[70, 80, 90, 100, 110, 120])
     parser.add_argument("--guidance", type=float, nargs="+", default=[0.0, 1.0], help="weights")
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--conditioning", choices=("guide", "labels"), default="guide")
+    parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--samples", type=int, default=500)
     parser.add_argument("--base", default="qm9")
     parser.add_argument("--seed", type=int, default=0)
@@ -142,7 +148,8 @@ def main(arguments: list[str] | None = None) -> None:
         print(line(row))
     with products():
         for share, noise in product(args.shares, args.noises):
-            these = [r for r in rows if (r["labelled"], r["noise"]) == (share, noise)]
+            key = (args.conditioning, share, noise)
+            these = [r for r in rows if (r["conditioning"], r["labelled"], r["noise"]) == key]
             done = {(r["guidance"], r["aim"]) for r in these}
             cell(args, share, noise, done)
 

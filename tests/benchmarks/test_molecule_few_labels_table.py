@@ -26,12 +26,18 @@ def module(monkeypatch: pytest.MonkeyPatch):
     return molecule_few_labels
 
 
+@pytest.mark.parametrize("conditioning", ["guide", "labels"])
 def test_further_aims_are_drawn_from_what_was_trained(
-    module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    conditioning: str,
+    module,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     base = trained(tmp_path / "tiny", steps=5)
     asked = ["--evaluator", "qm9", "--out", str(tmp_path / "few"), "--base", str(base)]
     asked += ["--shares", "0.1", "--noises", "0.1", "--steps", "2", "--samples", "6"]
+    asked += ["--conditioning", conditioning]
     module.main([*asked, "--aims", "70", "--guidance", "0"])
     updates: list[int] = []
     monkeypatch.setattr(Loop, "update", lambda self: updates.append(1))

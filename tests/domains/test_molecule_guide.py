@@ -59,7 +59,9 @@ def new_run(out: Path, folder: Path, n: int = 64, **changes) -> GuideRun:
     rows = split("second_half", len(data))[:n]
     values = torch.stack([data.column(name)[rows] for name in config.names], dim=1)
     out.mkdir(exist_ok=True)
-    return GuideRun(config, MoleculeModel.load(folder), data.molecules(rows), values, out)
+    model = MoleculeModel.load(folder)
+    x, cond = model.codec.encode(data.molecules(rows))
+    return GuideRun(config, model, x, cond["mask"], values, out)
 
 
 def test_it_learns_from_molecules_that_are_seen_through_noise(tmp_path, folder) -> None:

@@ -14,6 +14,7 @@ from experiments.design_runs import call, files
 from molecule_models import need_qm9, trained
 from payoff.domains.molecules.codecs import AllAtoms
 from payoff.domains.molecules.features import features
+from payoff.domains.molecules.guide import LabelGuide
 from payoff.domains.molecules.loop import Loop
 from payoff.domains.molecules.model import MoleculeModel
 from payoff.domains.molecules.molecule import Molecule
@@ -119,8 +120,14 @@ def test_the_command_leaves_molecules_and_a_record(monkeypatch: pytest.MonkeyPat
     assert from_pretrained(out / "model").net.label_dim == 1
 
 
-def test_a_stopped_run_goes_on_to_the_same_molecules(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = MoleculeDesignConfig(**TINY)
+@pytest.mark.parametrize("conditioning", ["labels", "guide"])
+def test_a_stopped_run_goes_on_to_the_same_molecules(
+    conditioning: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    words = {**TINY, "conditioning": conditioning}
+    if conditioning == "guide":
+        words |= {"base": str(trained(tmp_path / "base", steps=4))}
+    config = MoleculeDesignConfig(**words)
     whole = job.design(config, "whole", quiet=True)
     update = Loop.update
 
@@ -136,7 +143,7 @@ def test_a_stopped_run_goes_on_to_the_same_molecules(monkeypatch: pytest.MonkeyP
     assert not Path("parts/designs.csv").exists()
     monkeypatch.setattr(Loop, "update", update)
     with pytest.raises(UserError, match=r"it was started with aim = 80\.0"):
-        job.design(MoleculeDesignConfig(**{**TINY, "aim": 70.0}), "parts", resume=True, quiet=True)
+        job.design(MoleculeDesignConfig(**{**words, "aim": 70.0}), "parts", resume=True, quiet=True)
     parts = job.design(config, "parts", resume=True, quiet=True)
     assert parts.equals(whole)
     assert Path("parts/designs.sdf").read_text() == Path("whole/designs.sdf").read_text()
@@ -146,21 +153,47 @@ def test_it_begins_with_the_base_and_guidance_changes_samples(tmp_path: Path) ->
     base = trained(tmp_path / "base", steps=4)
     found = {}
     for weight in (0.0, 3.0):
-        config = MoleculeDesignConfig(
-            **{**TINY, "base": str(base), "guidance": weight, "aim": 120.0, "learning_rate": 3e-3}
-        )
+        words = {**TINY, "base": str(base), "guidance": weight, "conditioning": "labels"}
+        config = MoleculeDesignConfig(**{**words, "aim": 120.0, "learning_rate": 3e-3})
         found[weight] = job.design(config, f"run{weight}", quiet=True)
         net = from_pretrained(f"run{weight}/model").net
         assert (net.width, net.depth) == (32, 1)  # the base's, not the option's
     assert not np.array_equal(found[0.0]["predicted"], found[3.0]["predicted"])
 
 
-def test_an_aim_is_chosen_and_the_run_draws_more(
+def test_a_guide_leads_a_base_that_stays_as_it_is(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """With a base it is the default; what is left behind is the base and the guide."""
+    base = trained(tmp_path / "base", steps=30)
+    found = {}
+    for weight, noise in ((0.0, 0.0), (3.0, 0.0), (0.0, 2.0)):
+        words = {**TINY, "base": base, "guidance": weight, "aim": 120.0, "steps": 30}
+        words |= {"label_noise": noise} if noise else {}
+        given = [f"--{k.replace('_', '-')}={v}" for k, v in words.items()]
+        run = f"run-{weight}-{noise}"
+        assert call(monkeypatch, "design", "qm9", *given, "--out", run, "--quiet") == 0
+        found[weight, noise] = pl.read_csv(f"{run}/designs.csv")["predicted"].to_numpy()
+        made, before = (from_pretrained(f).net.state_dict() for f in (f"{run}/model", base))
+        assert all(torch.equal(made[name], before[name]) for name in before)
+        assert LabelGuide.from_pretrained(f"{run}/guide").scales.names == ("alpha",)
+    assert len({values.tobytes() for values in found.values()}) == 3
+    record = json.loads(Path("run-0.0-0.0/run.json").read_text())
+    assert "a guide leads them" in record["training"]["start"]
+    assert record["config"]["conditioning"] == "guide"
+    assert record["data"]["label_noise_nu"] == 0
+    told = " ".join(record["command"])
+    assert "--conditioning guide" in told
+    assert "--learning-rate" not in told  # its own default
+
+
+@pytest.mark.parametrize("conditioning", ["labels", "guide"])
+def test_an_aim_is_chosen_and_the_run_draws_more(
+    conditioning: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """What is drawn again are molecules of the same model, at the run's aim or at another."""
     base = trained(tmp_path / "base", steps=60)
-    words = {**TINY, "base": base, "aims": 2, "sampler_steps": 6}
+    words = {**TINY, "base": base, "aims": 2, "sampler_steps": 6, "conditioning": conditioning}
     words.pop("aim")
     given = [f"--{k.replace('_', '-')}={v}" for k, v in words.items()]
     assert call(monkeypatch, "design", "qm9", *given, "--out", "run", "--quiet") == 0
@@ -185,7 +218,8 @@ def test_all_atoms_can_be_designed_too(
 ) -> None:
     words = {**TINY, "codec": "all"}
     if given == "base":
-        words = {**TINY, "base": str(trained(tmp_path / "base", steps=2, codec="all"))}
+        base = str(trained(tmp_path / "base", steps=2, codec="all"))
+        words = {**TINY, "base": base, "conditioning": "labels"}
     frame = job.design(MoleculeDesignConfig(**words), "run", quiet=True)
     assert len(frame) == 6
     made = MoleculeModel.load("run")
@@ -205,6 +239,13 @@ def test_all_atoms_can_be_designed_too(
         ("design qm9 --score alpha --aim 90 --labelled 0.01", "at least 20 are needed"),
         ("design qm9 --score alpha --aim 90 --base nowhere", "there is no model 'nowhere'"),
         ("design qm9 --score alpha --aim 90 --oversample 2", "--oversample does not apply"),
+        ("design qm9 --score alpha --conditioning x", "--conditioning x: choose one of auto,"),
+        (
+            "design qm9 --score alpha --base none --conditioning guide",
+            "leads a model that is there, and none fits",
+        ),
+        ("design qm9 --score alpha --label-dropout 1", "--label-dropout is a share"),
+        ("design qm9 --score alpha --label-dropout 0.1", "add --conditioning labels"),
         ("design airfoils --base qm9", "--base does not apply to a table"),
     ],
 )

@@ -157,7 +157,7 @@ def test_any_elements_and_all_atoms_where_united_ones_have_no_room() -> None:
     )
     with_hydrogen = data.make_setting(config("hydrogen.csv"), QUIET)
     assert isinstance(with_hydrogen.codec, AllAtoms)
-    assert "with all atoms (a molecule without a heavy atom" in with_hydrogen.start
+    assert "with all atoms (a molecule without a heavy atom" in with_hydrogen.origin
 
 
 def test_shipped_weights_are_the_start_where_the_molecules_fit(tmp_path: Path) -> None:
@@ -167,13 +167,14 @@ def test_shipped_weights_are_the_start_where_the_molecules_fit(tmp_path: Path) -
     found = data.make_setting(config("mine.csv", base=None), QUIET)
     assert found.base is not None
     assert found.codec == UnitedAtoms()
-    assert "begins with the shipped weights of qm9" in found.start
+    assert found.start("labels") == "the model begins with the shipped weights of qm9"
+    assert found.start("guide").startswith("the shipped weights of qm9 stay as they are")
     alien = data.make_setting(config("others.csv", base=None), QUIET)
     assert alien.base is None
-    assert "do not fit: no feature for S: this codec knows C, N, O, F" in alien.start
+    assert "do not fit: no feature for S: this codec knows C, N, O, F" in alien.origin
     large = table().with_columns(pl.lit("CCCCCCCC").add(pl.col("smiles")).alias("smiles"))
     large.write_csv("large.csv")
-    told = data.make_setting(config("large.csv", base=None), QUIET).start
+    told = data.make_setting(config("large.csv", base=None), QUIET).origin
     assert "nodes, they know up to" in told
     other = data.make_setting(config("mine.csv", base=None, codec="all"), QUIET)
     assert other.base is None
@@ -183,7 +184,7 @@ def test_shipped_weights_are_the_start_where_the_molecules_fit(tmp_path: Path) -
 def test_a_base_of_all_atoms_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = trained(tmp_path / "base", steps=2, codec="all")
     table().write_csv("mine.csv")
-    given = words(base=base)
+    given = words(base=base, conditioning="labels")
     assert call(monkeypatch, "design", "mine.csv", *given, "--out", "run", "--quiet") == 0
     made = MoleculeModel.load("run")
     assert isinstance(made.codec, AllAtoms)

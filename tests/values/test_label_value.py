@@ -81,6 +81,20 @@ def test_with_the_posteriors_moments_it_is_the_denoiser_given_the_label(time: fl
     torch.testing.assert_close(value(x, t, {"label": label}), ratio + of_label)
 
 
+@pytest.mark.parametrize("time", [0.05, 0.8])
+def test_noise_on_what_is_asked_for_is_noise_on_the_label(time: float) -> None:
+    problem, value = exact()
+    t, noise = torch.tensor(time, dtype=F64), 0.4
+    x = problem.base.sample_t(6, t, generator=seeded())
+    label = torch.linspace(-2, 2, 6, dtype=F64).unsqueeze(1)
+    blurred = value.of(problem.base.process, noise=noise)
+    right = problem.conditional(math.hypot(NOISE, noise * spread_of(problem)))
+    expected = right(x, t, {"label": label * spread_of(problem)}).x0
+    found = Guided(problem.base, blurred)(x, t, {"label": label}).x0
+    torch.testing.assert_close(found, expected)
+    assert blurred.of(problem.base.process, "wanted").noise == noise
+
+
 def test_samples_have_the_law_given_the_label() -> None:
     problem, value = exact()
     n, aim = 4000, 1.5

@@ -122,8 +122,8 @@ def _head(run: MoleculeDesigns) -> Head:
             + "."
         ),
         verdict=(
-            "Predicted scores are those of the learned score, which the generator was taught: "
-            "an independent judge has to confirm them."
+            "Predicted scores are those of the learned score that led to these molecules: an "
+            "independent judge has to confirm them."
         ),
         cards=cards,
     )

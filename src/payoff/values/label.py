@@ -8,7 +8,8 @@ variance of each of k labels at every noise level, and
 .. math::
     V_t(x_t) = \sum_{j\ \mathrm{known}} \log\mathcal N\big(y_j;\ \mu_j(x_t, t),\ s_j^2(x_t, t)\big)
 
-stands for it. The law of :math:`y\mid x_t` is replaced by the Gaussian that has its first two
+stands for it. Noise on what is asked for, :math:`y + \nu\xi`, adds :math:`\nu^2` to every
+variance. The law of :math:`y\mid x_t` is replaced by the Gaussian that has its first two
 moments, and labels are taken as independent given :math:`x_t`. Where :math:`(x_0, y_j)` is jointly
 Gaussian and one label is known this is exact up to the fit; in general it is not, and more steps do
 not mend it. Towards t = 0 the law becomes narrow and the replacement matters less.
@@ -59,6 +60,8 @@ class LabelLikelihood(nn.Module, Value):
             range of levels drowns the others.
         key: ``cond[key]`` (B, k) holds the labels, standardised, ``cond[key + "_known"]`` (B,) or
             (B, k) which are known, 1 or 0; without it all are.
+        noise: ν, standard deviation of independent noise on the labels that are asked for. The fit
+            has none of it.
 
     Shapes: x_t (B, ...), t () or (B,) -> (B,).
 
@@ -76,20 +79,29 @@ class LabelLikelihood(nn.Module, Value):
         sigma_data: float = 1.0,
         beta: float = 0.5,
         key: str = "label",
+        noise: float = 0.0,
     ) -> None:
         super().__init__()
-        if labels < 1 or not 0 <= beta <= 1:
-            raise ValueError(f"need labels >= 1 and beta in [0, 1], got {labels=}, {beta=}")
+        if labels < 1 or not 0 <= beta <= 1 or not 0 <= noise < math.inf:
+            raise ValueError(
+                "need labels >= 1, beta in [0, 1] and a finite noise >= 0, got "
+                f"{labels=}, {beta=}, {noise=}"
+            )
         self.net, self.process, self.labels = net, process, labels
         self.sigma_data, self.beta, self.key = sigma_data, beta, key
+        self.noise = noise
 
-    def of(self, process: GaussianProcess, key: str | None = None) -> LabelLikelihood:
-        """The same network for another process, and labels under another key.
+    def of(
+        self, process: GaussianProcess, key: str | None = None, noise: float | None = None
+    ) -> LabelLikelihood:
+        """The same network for another process, labels under another key or with other noise.
 
         What it reads is scaled and told its log-SNR, so that a schedule is as good as another.
         """
         key = self.key if key is None else key
-        return LabelLikelihood(self.net, process, self.labels, self.sigma_data, self.beta, key)
+        noise = self.noise if noise is None else noise
+        settings = (self.sigma_data, self.beta, key, noise)
+        return LabelLikelihood(self.net, process, self.labels, *settings)
 
     def moments(
         self, x_t: Tensor, t: Tensor, cond: Condition | None = None
@@ -111,7 +123,8 @@ class LabelLikelihood(nn.Module, Value):
         if cond is None or self.key not in cond:
             return x_t.new_zeros(len(x_t))
         label, known = self._told(cond, x_t)
-        return (known * log_normal(label, *self.moments(x_t, t, cond))).sum(1)
+        mean, variance = self.moments(x_t, t, cond)
+        return (known * log_normal(label, mean, variance + self.noise**2)).sum(1)
 
     def _told(self, cond: Condition, like: Tensor) -> tuple[Tensor, Tensor]:
         """Labels and flags (B, k); an unknown label is 0 whatever stands there."""

@@ -139,7 +139,7 @@ class GuideRun(Loop):
     Args:
         config: see :class:`~payoff.domains.molecules.config.GuideConfig`.
         model: the generator that the guide is for: its codec and its process.
-        molecules: what is learned from.
+        x, mask: the molecules that are learned from, encoded (n, N, 3 + features), (n, N).
         values: their properties (n, k), in the properties' units.
         out: the run folder.
         held: molecules and values (m, k) that the errors are measured on, or None.
@@ -154,14 +154,14 @@ class GuideRun(Loop):
         self,
         config: GuideConfig,
         model: MoleculeModel,
-        molecules: Sequence[Molecule],
+        x: Tensor,
+        mask: Tensor,
         values: Tensor,
         out: Path,
         held: tuple[Sequence[Molecule], Tensor] | None = None,
     ) -> None:
         self.config, self.held, self.codec = config, held, model.codec
-        self.x, cond = self.codec.encode(molecules)
-        self.mask = cond["mask"]
+        self.x, self.mask = x, mask
         self.scales = Scales.fitting(config.names, values)
         self.targets = self.scales.standardised(values.double()).to(self.x)
         self.process = gaussian_process(model.denoiser, "a guide")
@@ -254,8 +254,9 @@ def train(
             f"batch_size {config.batch_size} is more than the {len(molecules)} molecules"
         )
     held = labelled(data, config.names, "valid", config.samples)
+    x, cond = model.codec.encode(molecules)
     try:
-        run = GuideRun(config, model, molecules, values, out, held)
+        run = GuideRun(config, model, x, cond["mask"], values, out, held)
     except ValueError as error:  # the network's own rules, such as widths by the heads
         raise UserError(str(error)) from error
     run.to_the_end(heard)

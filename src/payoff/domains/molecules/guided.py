@@ -36,7 +36,11 @@ DRAWS = 64  # of pure noise, over which p(y | size) is averaged
 
 
 def guided(
-    model: MoleculeModel, guide: LabelGuide, name: str = "the model", **options: Any
+    model: MoleculeModel,
+    guide: LabelGuide,
+    name: str = "the model",
+    noise: float = 0.0,
+    **options: Any,
 ) -> Guided:
     """The model's denoiser along the guide's log-likelihood of ``cond["guide"]``.
 
@@ -44,6 +48,7 @@ def guided(
         model: of molecules.
         guide: of the same codec.
         name: what messages call the model.
+        noise: ν on what is asked for, in deviations of the property.
         options: of :class:`~payoff.guidance.Guided`: scale, limit (0: none), interval, …
 
     Raises:
@@ -55,7 +60,7 @@ def guided(
             f"python -m payoff.domains.molecules.guide --model {name}"
         )
     process = gaussian_process(model.denoiser, "guidance")
-    value = guide.value.of(process, KEY)
+    value = guide.value.of(process, KEY, noise)
     return Guided(model.denoiser, value, **{"interval": INTERVAL, "limit": LIMIT, **options})
 
 

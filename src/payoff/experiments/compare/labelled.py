@@ -13,10 +13,10 @@ from payoff.domains.molecules.quality import known_smiles
 from payoff.errors import UserError
 from payoff.experiments.compare.plan import Cell
 from payoff.experiments.design.aims import choose
-from payoff.experiments.molecules.design.aims import AtLabel, Judge, sweep
+from payoff.experiments.molecules.design.aims import AtLabel, Judge, drawer_of, sweep
+from payoff.experiments.molecules.design.conditioners import train
 from payoff.experiments.molecules.design.config import MoleculeDesignConfig
 from payoff.experiments.molecules.design.data import Labelled, Setting
-from payoff.experiments.molecules.design.run import drawer_of, train_generator
 from payoff.experiments.molecules.design.score import learn
 from payoff.experiments.molecules.setting import MoleculeSetting
 from payoff.experiments.progress import Reporter
@@ -44,19 +44,19 @@ def conditional(
         sampler_steps=setting.loop.sampler_steps,
         seed=cell.seed,
         count=shared["samples"],
-    )
+    ).filled(True)
     data = labelled(setting, cell.calls)
     try:
         x, cond = setting.model.codec.encode(data.molecules)
     except UserError as error:
         raise UserError(f"rcgdm learns from QM9, which does not fit this model: {error}") from None
-    taught = Setting(data, setting.model.codec, x, cond["mask"], setting.model, "")
+    taught = Setting(data, setting.model.codec, x, cond["mask"], setting.model, "base's weights")
     scorer, summary, pseudo = learn(taught, config, reporter)
-    trained = train_generator(taught, pseudo, config, run, reporter)
-    drawer, judge = drawer_of(trained, pseudo, config), Judge(scorer, config)
+    trained = train(taught, pseudo, config, run, reporter)
+    drawer = drawer_of(trained.conditioner(), pseudo, cond["mask"].sum(1), config)
+    judge = Judge(scorer, config)
     aim = choose(sweep(drawer, judge, config, reporter).aims)[0].aim * judge.scorer.sign
     seconds = time.perf_counter() - began
-    model = AtLabel(drawer.denoiser, (aim - drawer.location) / drawer.spread)
     drawn = drawer(aim, shared["samples"], setting.generator(ROWS + 1), reporter)
     told = {
         "family": "baseline",
@@ -66,7 +66,7 @@ def conditional(
         "aim": aim,
         "learned_reward": summary["chosen"],
     }
-    return model, drawn, told
+    return drawer.at(aim), drawn, told
 
 
 def labelled(setting: MoleculeSetting, calls: int) -> Labelled:

@@ -8,11 +8,11 @@ import polars as pl
 import torch
 
 from payoff.configs import from_dict
-from payoff.domains.molecules.model import MoleculeModel
 from payoff.domains.molecules.molecule import Molecule
 from payoff.errors import UserError
 from payoff.experiments.machine import threads
-from payoff.experiments.molecules.design.aims import BATCH, Drawer, Judge
+from payoff.experiments.molecules.design.aims import BATCH, Drawer, Judge, drawer_of
+from payoff.experiments.molecules.design.conditioners import reopened
 from payoff.experiments.molecules.design.config import MoleculeDesignConfig
 from payoff.experiments.molecules.design.run import COMPOUND, DATA, REWARD
 from payoff.experiments.molecules.design.score import Scorer
@@ -30,24 +30,18 @@ def reopen(run: Path) -> tuple[Drawer, Judge, float, bool]:
     Raises:
         UserError: the folder holds no finished run of this kind, or a file of it is damaged.
     """
-    record, model = read_record(run), MoleculeModel.load(run)
+    record = read_record(run)
     try:
         config = from_dict(MoleculeDesignConfig, dict(record["config"]))
         aim, chosen = float(record["aim"]["chosen"]), record["aim"]["mode"] == "auto"
-        label = model.metadata["label"]
-        location, spread = float(label["location"]), float(label["spread"])
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{run / RECORD} is damaged: it lacks {error}") from error
     data = _table(run / DATA)
-    drawer = Drawer(
-        model.denoiser,
-        model.codec,
-        location,
-        spread,
+    drawer = drawer_of(
+        reopened(run),
         torch.from_numpy(data["predicted"].to_numpy(writable=True)),
         torch.from_numpy(data["nodes"].to_numpy(writable=True)),
-        config.guidance,
-        config.sampler_steps,
+        config,
     )
     known = frozenset(_table(run / COMPOUND)["smiles"].to_list())
     return drawer, Judge(Scorer.load(run / REWARD), config, known), aim, chosen

@@ -21,17 +21,16 @@ from torch import Tensor
 
 from payoff.denoisers import Denoiser
 from payoff.domains.molecules.bonds import in_table
-from payoff.domains.molecules.codecs import Codec
 from payoff.domains.molecules.evaluate import products, sample
 from payoff.domains.molecules.metrics import smiles_of, to_rdkit
 from payoff.domains.molecules.molecule import Molecule
 from payoff.domains.molecules.quality import flat_smiles
 from payoff.experiments.design.aims import Aim, Draws
+from payoff.experiments.molecules.design.conditioners import Conditioner
 from payoff.experiments.molecules.design.config import MoleculeDesignConfig
 from payoff.experiments.molecules.design.score import Scorer
 from payoff.experiments.molecules.setting import is_stable
 from payoff.experiments.progress import Reporter
-from payoff.guidance import ClassifierFree
 
 DRAWN, ENOUGH = 40, 10  # molecules an aim is judged by; how many of them have to count
 BATCH = 100
@@ -42,16 +41,16 @@ BEYOND = 2.5  # standard deviations above the best prediction that the largest a
 
 
 class AtLabel(Denoiser):
-    """A conditional denoiser held at one label, with guidance where its weight is above 0."""
+    """A conditional denoiser held at one label, that of ``cond[key]``."""
 
-    def __init__(self, base: Denoiser, label: float, weight: float = 0.0) -> None:
+    def __init__(self, base: Denoiser, label: float, key: str = "label") -> None:
         super().__init__()
-        self.base = ClassifierFree(base, weight) if weight else base
-        self.process, self.label = base.process, label
+        self.base, self.process = base, base.process
+        self.label, self.key = label, key
 
     def forward(self, x_t, t, cond=None):
         label = x_t.new_full((len(x_t), 1), self.label)
-        return self.base(x_t, t, {**(cond or {}), "label": label})
+        return self.base(x_t, t, {**(cond or {}), self.key: label})
 
 
 @dataclass
@@ -59,31 +58,43 @@ class Drawer:
     """Draws molecules at an aim, their sizes those of the data's nearest.
 
     Attributes:
-        denoiser: conditional, of encoded molecules.
-        codec: molecules <-> tensors.
-        location, spread: what labels were standardised with, in the score's unit.
+        by: what was taught the label.
         pseudo, nodes: predicted score and number of nodes of the data's molecules (n,).
-        guidance: weight of the classifier-free guidance.
+        guidance: its weight.
+        noise: that of the labels, in their deviations.
         steps: of the sampler.
         kind: what matrix products are taken in, see
             :func:`~payoff.domains.molecules.evaluate.products`.
     """
 
-    denoiser: Denoiser
-    codec: Codec
-    location: float
-    spread: float
+    by: Conditioner
     pseudo: Tensor
     nodes: Tensor
     guidance: float
+    noise: float
     steps: int
     kind: str = "auto"
+
+    @property
+    def location(self) -> float:
+        """The mean of the labels, in the score's unit."""
+        return float(self.by.scales.location)
+
+    @property
+    def spread(self) -> float:
+        """Their standard deviation."""
+        return float(self.by.scales.spread)
+
+    def at(self, aim: float) -> AtLabel:
+        """The denoiser of molecules at an aim in the score's unit."""
+        conditional = self.by.denoiser(self.guidance, self.noise)
+        return AtLabel(conditional, (aim - self.location) / self.spread, self.by.key)
 
     def __call__(
         self, aim: float, n: int, generator: torch.Generator, reporter: Reporter | None = None
     ) -> list[Molecule | None]:
         """``n`` molecules at an aim in the score's unit."""
-        denoiser = AtLabel(self.denoiser, (aim - self.location) / self.spread, self.guidance)
+        denoiser = self.at(aim)
         sizes = self.nodes[near(self.pseudo, aim)]
         found: list[Molecule | None] = []
         settings: dict[str, Any] = {"generator": generator, "steps": self.steps}
@@ -92,13 +103,21 @@ class Drawer:
             advance(0)
             while len(found) < n:
                 part = min(BATCH, n - len(found))
-                found += sample(denoiser, self.codec, sizes, part, **settings)
+                found += sample(denoiser, self.by.codec, sizes, part, **settings)
                 advance(len(found))
         return found
 
     def calls(self, n: int) -> int:
         """Network evaluations for n molecules."""
-        return n * self.steps * (2 if self.guidance else 1)
+        return n * self.steps * self.by.evaluations(self.guidance)
+
+
+def drawer_of(
+    by: Conditioner, pseudo: Tensor, nodes: Tensor, config: MoleculeDesignConfig
+) -> Drawer:
+    """What draws molecules at aims as the options say."""
+    noise = config.label_noise or 0.0
+    return Drawer(by, pseudo, nodes, config.guidance, noise, config.sampler_steps)
 
 
 @dataclass

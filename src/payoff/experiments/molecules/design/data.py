@@ -67,7 +67,7 @@ class Setting:
         data: molecules and labels.
         codec, x, mask: the molecules encoded.
         base: the model that the generator begins with, or None.
-        start: where the generator begins, a sentence.
+        origin: whose weights these are, or why there are none.
     """
 
     data: Labelled
@@ -75,7 +75,7 @@ class Setting:
     x: Tensor
     mask: Tensor
     base: MoleculeModel | None
-    start: str
+    origin: str
 
     @property
     def molecules(self) -> list[Molecule]:
@@ -95,6 +95,14 @@ class Setting:
         """The codec's name among the options."""
         return kind_of(self.codec)
 
+    def start(self, conditioning: str) -> str:
+        """Where the generator begins, a sentence."""
+        if self.base is None:
+            return f"the model begins from scratch {self.origin}"
+        if conditioning == "guide":
+            return f"the {self.origin} stay as they are; a guide leads them"
+        return f"the model begins with the {self.origin}"
+
 
 def make_setting(config: MoleculeDesignConfig, reporter: Reporter) -> Setting:
     """Read the molecules and their labels, and find the base model.
@@ -110,21 +118,18 @@ def make_setting(config: MoleculeDesignConfig, reporter: Reporter) -> Setting:
             x, cond = given.codec.encode(data.molecules)
         except UserError as error:
             raise UserError(f"--base {config.base} does not fit these molecules: {error}") from None
-        start = f"the model begins with the weights of {config.base}"
-        return Setting(data, given.codec, x, cond["mask"], given, start)
+        return Setting(data, given.codec, x, cond["mask"], given, f"weights of {config.base}")
     why = "as asked for"
     if config.base is None and DATA_SET in shipped():
         model = MoleculeModel.load(DATA_SET)
         fits = _fitting(model, data.molecules, config.codec)
         if not isinstance(fits, str):
-            start = f"the model begins with the shipped weights of {DATA_SET}"
-            return Setting(data, model.codec, *fits, model, start)
+            return Setting(data, model.codec, *fits, model, f"shipped weights of {DATA_SET}")
         why = f"the shipped weights of {DATA_SET} do not fit: {fits}"
     elif config.base is None:
         why = "no weights are shipped"
     codec, x, mask, told = _from_scratch(data.molecules, config)
-    start = f"the model begins from scratch ({why}){told}"
-    return Setting(data, codec, x, mask, None, start)
+    return Setting(data, codec, x, mask, None, f"({why}){told}")
 
 
 def hide_labels(config: MoleculeDesignConfig) -> Labelled:

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from payoff.domains.molecules.train import Run
 from payoff.experiments.design.messages import warn
 from payoff.experiments.finetune.record import changed, spelled
 from payoff.experiments.molecules.design.aims import Drawer, Sweep
-from payoff.experiments.molecules.design.config import MoleculeDesignConfig
+from payoff.experiments.molecules.design.conditioners import Trained
+from payoff.experiments.molecules.design.config import OWN_DEFAULTS, MoleculeDesignConfig
 from payoff.experiments.molecules.design.data import Setting
 from payoff.experiments.progress import Reporter
 from payoff.experiments.records import RunFolder
@@ -47,7 +47,7 @@ def introduce(setting: Setting, config: MoleculeDesignConfig, reporter: Reporter
     goal = sense if config.aim is None else f"aiming at {config.aim:g}:"
     reporter.say(f"{data.name}: {len(data.molecules)} molecules, {known} of them with a score")
     reporter.say(f"{goal} {config.score}")
-    reporter.say(setting.start)
+    reporter.say(setting.start(config.conditioning))
 
 
 def tell_failed(setting: Setting, folder: RunFolder, reporter: Reporter) -> None:
@@ -87,14 +87,15 @@ def make_record(
     summary: dict[str, Any],
     frame: pl.DataFrame,
     chosen: Chosen,
-    run: Run,
+    trained: Trained,
     drawer: Drawer,
     out: Path,
 ) -> dict[str, Any]:
     """The record of a finished run."""
     data = setting.data
     tried = 0 if chosen.sweep is None else int(chosen.sweep.frame["drawn"].sum())
-    words = [c for c in changed(config) if c[0] != "source"]
+    usual = OWN_DEFAULTS[config.conditioning].items()
+    words = [c for c in changed(config) if c[0] != "source" and c not in usual]
     return {
         "kind": "design",
         "command": spelled("design", config.source, words, out),
@@ -115,12 +116,7 @@ def make_record(
         },
         "reward": summary,
         "network_calls": drawer.calls(config.count + tried),
-        "training": {
-            "start": setting.start,
-            "codec": setting.kind,
-            "steps": run.step,
-            "parameters": sum(p.numel() for p in run.denoiser.parameters()),
-        },
+        "training": {"start": setting.start(config.conditioning), **trained.facts(setting)},
         "aim": {
             "mode": "auto" if config.aim is None else "given",
             "chosen": chosen.aim,
@@ -143,12 +139,3 @@ def outcome(frame: pl.DataFrame, config: MoleculeDesignConfig, aim: float) -> di
         "unique": valid["smiles"].n_unique(),
         "mean_predicted_error": (frame["predicted"] - aim).abs().mean(),
     }
-
-
-def metadata_of(run: Run, setting: Setting, config: MoleculeDesignConfig) -> dict[str, Any]:
-    """What is saved beside the weights: as of a training, with the data's and the score's names."""
-    found = run.metadata({})
-    found["label"] = {**found["label"], "name": config.score}
-    if config.own:
-        found["data"] = str(config.source)
-    return found

@@ -1,10 +1,10 @@
 r"""RCGDM on molecules: few labels, a learned score, a conditional generator, samples at an aim.
 
 Some molecules are labelled, :math:`y = f(m) + \varepsilon`. A score :math:`\hat f` is learned from
-invariant features of these and labels all of them; the denoiser learns
-:math:`p(m\mid\hat f(m) + \nu\xi)` and is sampled at the aim a. How large a molecule is drawn is
-taken from the data too: from the hundredth of the molecules whose pseudo-labels are nearest to a,
-an estimate of :math:`p(N\mid\hat y = a)`.
+invariant features of these and labels all of them; :math:`p(m\mid\hat f(m) + \nu\xi)` is learned
+from these pseudo-labels and sampled at the aim a. How large a molecule is drawn is taken from the
+data too: from the hundredth of the molecules whose pseudo-labels are nearest to a, an estimate of
+:math:`p(N\mid\hat y = a)`.
 
 Reference: Reward-Directed Conditional Diffusion (Yuan, Huang, Ni, Chen, Wang, 2023), algorithm 1.
 """
@@ -19,16 +19,20 @@ import torch
 from torch import Tensor
 
 from payoff.configs import to_dict
-from payoff.domains.molecules.config import DATA_SET, TrainConfig
 from payoff.domains.molecules.files import write_molecules
-from payoff.domains.molecules.loop import CHECKPOINT, MODEL
 from payoff.domains.molecules.molecule import Molecule
-from payoff.domains.molecules.train import Run
-from payoff.errors import UserError
 from payoff.experiments.design.aims import choose
 from payoff.experiments.design.messages import tell_reward, warn
 from payoff.experiments.machine import threads
-from payoff.experiments.molecules.design.aims import DRAWN, ENOUGH, Drawer, Judge, sweep
+from payoff.experiments.molecules.design.aims import (
+    DRAWN,
+    ENOUGH,
+    Drawer,
+    Judge,
+    drawer_of,
+    sweep,
+)
+from payoff.experiments.molecules.design.conditioners import train
 from payoff.experiments.molecules.design.config import MoleculeDesignConfig
 from payoff.experiments.molecules.design.data import Setting, make_setting
 from payoff.experiments.molecules.design.record import (
@@ -36,13 +40,11 @@ from payoff.experiments.molecules.design.record import (
     conclude,
     introduce,
     make_record,
-    metadata_of,
     tell_failed,
 )
 from payoff.experiments.molecules.design.score import Scorer, learn
 from payoff.experiments.progress import Reporter
-from payoff.experiments.records import STATE, TABLE, RunFolder, refuse_occupied
-from payoff.pretrained import save_pretrained
+from payoff.experiments.records import TABLE, RunFolder, refuse_occupied
 
 STRUCTURES, DESIGNS, REWARD = "designs.sdf", "designs.csv", "reward"
 DATA, SWEEP = "data.parquet", "sweep.csv"
@@ -76,6 +78,7 @@ def design(
     reporter = Reporter(quiet)
     refuse_occupied(Path(out), resume=resume, overwrite=overwrite)
     setting = make_setting(config, reporter)
+    config = config.filled(setting.base is not None)
     request = to_dict(config) | {"source": str(config.source)}
     asked = {**request, TABLE: setting.data.fingerprint} if config.own else request
     folder = RunFolder(out, asked, resume=resume, overwrite=overwrite)
@@ -100,8 +103,9 @@ def _run(
         scorer, summary, pseudo = learn(setting, config, reporter)
     tell_reward(summary, folder, reporter)
     with folder.stage("training"):
-        run = train_generator(setting, pseudo, config, folder, reporter)
-    drawer, judge = drawer_of(run, pseudo, config), Judge(scorer, config)
+        trained = train(setting, pseudo, config, folder, reporter)
+    drawer = drawer_of(trained.conditioner(), pseudo, setting.mask.sum(1), config)
+    judge = Judge(scorer, config)
     with folder.stage("sweep"):
         chosen = _chosen(drawer, judge, config, folder, reporter)
     with folder.stage("designs"):
@@ -110,79 +114,14 @@ def _run(
         found = judge(drawer(chosen.aim, config.count, generator, reporter))
         frame, kept = judge.frame(found, config.aim)
     with folder.stage("writing"):
-        with folder.replacing_files(MODEL) as path:
-            save_pretrained(run.averaged(), path, metadata_of(run, setting, config))
+        trained.save(folder, config)
         _write(folder, setting, scorer, pseudo, chosen, frame, kept)
     folder.finish(
-        make_record(setting, config, request, summary, frame, chosen, run, drawer, folder.path)
+        make_record(setting, config, request, summary, frame, chosen, trained, drawer, folder.path)
     )
     folder.drop_state()
     reporter.say(conclude(frame, setting, config))
     return frame
-
-
-def train_generator(
-    setting: Setting,
-    pseudo: Tensor,
-    config: MoleculeDesignConfig,
-    folder: RunFolder,
-    reporter: Reporter,
-) -> Run:
-    """The conditional generator, continued from its checkpoint if there is one."""
-    net: Any = None if setting.base is None else setting.base.denoiser.net  # type: ignore[union-attr]
-    sizes: dict[str, Any] = {
-        "width": config.width if net is None else net.width,
-        "depth": config.depth if net is None else net.depth,
-    }
-    if net is not None:
-        sizes |= {"pair_width": net.pair_width, "vectors": net.vectors}
-    options = TrainConfig(
-        **sizes,
-        codec=setting.kind,
-        part=config.part,
-        label="" if config.own else config.score or "",
-        label_noise=config.label_noise,
-        label_dropout=config.label_dropout,
-        batch_size=min(config.batch_size, len(setting.molecules)),
-        learning_rate=config.learning_rate,
-        seed=config.seed,
-        steps=config.steps,
-        warmup=min(300, config.steps),
-        log_every=min(50, config.steps),
-        evaluate_minutes=0.0,
-        compile=False,
-    )
-    state = folder.path / STATE
-    try:
-        run = Run(options, setting.x, setting.mask, state, pseudo, setting.codec)
-    except ValueError as error:  # the network's own rules
-        raise UserError(str(error)) from error
-    if (state / CHECKPOINT).exists():
-        run.load()
-    elif setting.base is not None:
-        run.begin_from_denoiser(setting.base.denoiser, str(config.base or DATA_SET))
-    state.mkdir(exist_ok=True)
-    with reporter.bar("training the model", config.steps) as advance:
-        advance(run.step)
-        run.heard = lambda line: advance(int(line["step"]))
-        run.until_stopped()
-    if run.interrupted:
-        raise KeyboardInterrupt
-    return run
-
-
-def drawer_of(run: Run, pseudo: Tensor, config: MoleculeDesignConfig) -> Drawer:
-    """What draws molecules from the model of a training."""
-    return Drawer(
-        run.averaged(),
-        run.codec,
-        run.location,
-        run.spread,
-        pseudo,
-        run.mask.sum(1),
-        config.guidance,
-        config.sampler_steps,
-    )
 
 
 def _chosen(
