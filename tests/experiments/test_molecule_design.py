@@ -114,6 +114,7 @@ def test_the_command_leaves_molecules_and_a_record(monkeypatch: pytest.MonkeyPat
     assert "--score alpha" in " ".join(record["command"])
     page = (out / "report.html").read_text()
     assert "learned from 80 labels among 400 molecules" in page
+    assert "a single value varies by" in page  # the score has a residue, and says so
     frame = pl.read_csv(out / "designs.csv")
     assert len(frame) == 6
     assert {"smiles", "predicted", "valid", "stable", "novel", "support"} <= set(frame.columns)

@@ -160,9 +160,21 @@ def _table(run: MoleculeDesigns) -> str:
     shown = table(list(written), zip(*written.values(), strict=True), sortable=True)
     return (
         f'<div class="wide">{shown}</div><p class="caption">The first {len(rows)} valid ones; all '
-        "are in designs.csv. New: the compound, its stereochemistry aside, is not in the data. "
-        "Support is the distance from where the data are dense: up to 1, a molecule is as usual as "
-        "95 % of the data.</p>"
+        f"are in designs.csv. {_single(run)}New: the compound, its stereochemistry aside, is not "
+        "in the data. Support is the distance from where the data are dense: up to 1, a molecule "
+        "is as usual as 95 % of the data.</p>"
+    )
+
+
+def _single(run: MoleculeDesigns) -> str:
+    """What the interval leaves out; nothing where it is not known."""
+    rest = run.number("reward", "noise_sd")
+    if rest is None:
+        return ""
+    varies = f"{number(rest)} {text(run.unit)}".rstrip()
+    return (
+        f"The interval is of the score's mean: a single value varies by {varies} (sd) more, by "
+        "noise of the labels and by what features do not tell of a molecule. "
     )
 
 
