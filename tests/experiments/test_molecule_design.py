@@ -27,6 +27,8 @@ from payoff.experiments.molecules.design.config import MoleculeDesignConfig
 from payoff.experiments.molecules.design.score import learn
 from payoff.experiments.progress import Reporter
 from payoff.pretrained import from_pretrained
+from payoff.report import molecule_design as report
+from payoff.report.formatting import number
 
 TINY = {
     **{"score": "alpha", "aim": 80.0, "labelled": 0.2, "count": 6, "steps": 4, "batch_size": 16},
@@ -114,11 +116,26 @@ def test_the_command_leaves_molecules_and_a_record(monkeypatch: pytest.MonkeyPat
     assert "--score alpha" in " ".join(record["command"])
     page = (out / "report.html").read_text()
     assert "learned from 80 labels among 400 molecules" in page
-    assert "a single value varies by" in page  # the score has a residue, and says so
     frame = pl.read_csv(out / "designs.csv")
     assert len(frame) == 6
     assert {"smiles", "predicted", "valid", "stable", "novel", "support"} <= set(frame.columns)
     assert from_pretrained(out / "model").net.label_dim == 1
+
+
+def test_the_page_says_what_an_interval_leaves_out() -> None:
+    """A linear score of features has a residue, though these labels have no noise."""
+    job.design(MoleculeDesignConfig(**TINY), "run", quiet=True)
+    csv = Path("run/designs.csv")
+    frame = pl.read_csv(csv, infer_schema=False)
+    first = pl.int_range(len(frame)) == 0
+    frame.with_columns(
+        smiles=pl.when(first).then(pl.lit("CCO")).otherwise("smiles"),
+        valid=pl.when(first).then(pl.lit("true")).otherwise("valid"),
+    ).write_csv(csv)
+    rest = json.loads(Path("run/run.json").read_text())["reward"]["noise_sd"]
+    assert rest > 0
+    page = report.page(report.load(Path("run")))
+    assert f"a single value varies by {number(rest)} bohr³ (sd) more" in page
 
 
 @pytest.mark.parametrize("conditioning", ["labels", "guide"])
