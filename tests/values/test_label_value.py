@@ -17,7 +17,7 @@ from payoff.samplers import Ancestral
 from payoff.schedules import Cosine, LogLinear
 from payoff.spaces import Centered
 from payoff.values import LabelLikelihood
-from payoff.values.label import SMALLEST
+from payoff.values.label import SMALLEST, log_normal
 
 F64 = torch.float64
 NOISE = 0.3  # of the label
@@ -180,6 +180,28 @@ def cloud(dtype: torch.dtype = F64) -> tuple[LabelLikelihood, torch.Tensor, torc
     }
     x = process.space.noise((2, 4, 5), cond, like=torch.zeros(0, dtype=dtype), generator=seeded())
     return value, x, torch.tensor([0.3, 0.6], dtype=dtype), cond
+
+
+def test_far_from_a_label_the_gradient_leads_to_it_and_not_to_doubt() -> None:
+    """One coordinate moves the mean, another the variance; the label is near or far."""
+
+    class Doubt(nn.Module):
+        def forward(self, x, level, cond):
+            return x  # mean and, before the softplus, variance
+
+    process = GaussianSubspace.random(4, 2).base.process
+    value = LabelLikelihood(Doubt(), process, 1)
+    label = torch.tensor([[1.0], [1.0], [30.0], [30.0]], dtype=F64)
+    x = torch.tensor([[0.0, 0.0], [0.0, 1.0]] * 2, dtype=F64).requires_grad_(True)
+    t = torch.tensor(1e-3, dtype=F64)
+    (slope,) = torch.autograd.grad(value(x, t, {"label": label}).sum(), x)
+    assert (slope[:, 0] > 0).all()
+    assert (slope[:2, 1] != 0).all()
+    assert (slope[2:, 1] == 0).all()
+    mean, variance = value.moments(x, t)
+    expected = log_normal(label, mean, variance)[:, 0]
+    torch.testing.assert_close(value(x, t, {"label": label}), expected)
+    torch.testing.assert_close(slope[:2], torch.autograd.grad(expected[:2].sum(), x)[0][:2])
 
 
 def test_unknown_labels_and_padding_change_nothing() -> None:

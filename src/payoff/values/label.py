@@ -42,6 +42,11 @@ SMALLEST = 1e-4
 """Variance of a standardised label that is always left: beyond it there is nothing to learn from,
 and the gradient of a label that x_0 decides would grow without bound towards t = 0."""
 
+FAR = 4.0
+"""Deviations of a label from its mean beyond which the variance is not differentiated. So far out a
+larger variance raises the likelihood faster than a nearer mean: the gradient would lead to where
+the network knows least, and beyond the data's range to samples that are no use."""
+
 
 class LabelLikelihood(nn.Module, Value):
     r""":math:`\log p(y\mid x_t)` of the labels in ``cond[key]``; see the module.
@@ -119,12 +124,18 @@ class LabelLikelihood(nn.Module, Value):
         *,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """The log-likelihood (B,) in nats, of standardised labels."""
+        """The log-likelihood (B,) in nats, of standardised labels.
+
+        Its gradient is that of the mean alone where a label is :data:`FAR` deviations off.
+        """
         if cond is None or self.key not in cond:
             return x_t.new_zeros(len(x_t))
         label, known = self._told(cond, x_t)
         mean, variance = self.moments(x_t, t, cond)
-        return (known * log_normal(label, mean, variance + self.noise**2)).sum(1)
+        variance = variance + self.noise**2
+        far = (label - mean).square() > FAR**2 * variance
+        variance = torch.where(far, variance.detach(), variance)
+        return (known * log_normal(label, mean, variance)).sum(1)
 
     def _told(self, cond: Condition, like: Tensor) -> tuple[Tensor, Tensor]:
         """Labels and flags (B, k); an unknown label is 0 whatever stands there."""
