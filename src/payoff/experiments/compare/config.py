@@ -67,7 +67,7 @@ class CompareConfig:
 
     label_steps: int = option(
         2000,
-        "molecules: training steps of the conditional model that rcgdm teaches",
+        "molecules: training steps of the guide that learns rcgdm's labels",
         group=_WHAT,
     )
 

@@ -28,7 +28,7 @@ PART, ROWS = "train", 14
 def conditional(
     cell: Cell, setting: MoleculeSetting, shared: dict[str, Any], folder: Path
 ) -> tuple[AtLabel, list, dict[str, Any]]:
-    """A conditional model taught by ``calls`` labels, at the aim it would choose itself.
+    """A model made conditional by ``calls`` labels, at the aim it would choose itself.
 
     Returns:
         the model held at its aim, fresh molecules of it, and what is known about the cell.
