@@ -7,7 +7,8 @@ guided with weight w. Or it stays as it is and a guide reads the labels off nois
 
 which is what classifier-free guidance of weight w stands for as well. The guide learns what a
 molecule says of its label from the label itself, the generator from how much better it removes
-noise once it is told: with as many steps the guide comes nearer to an aim.
+noise once it is told: inside the data's range the guide comes nearer to an aim, in less time.
+Beyond it the guide's Gaussian, fitted where there are data, is the poorer guess.
 
 References: Classifier-Free Diffusion Guidance (Ho, Salimans, 2022); Diffusion Models Beat GANs on
 Image Synthesis (Dhariwal, Nichol, 2021), section 4.
