@@ -97,10 +97,11 @@ def cell(
         seed=args.seed,
         base=args.base,
         conditioning=args.conditioning,
-    ).filled(True)
+    )
     name = f"{args.conditioning}-{labelled:g}-{noise:g}"
     folder, reporter = RunFolder(args.out / name, {"of": name}, resume=True), Reporter()
     setting = make_setting(config, reporter)
+    config = config.filled(setting.base is not None)
     scorer, _, pseudo = learn(setting, config, reporter)
     conditioner = train(setting, pseudo, config, folder, reporter).conditioner()
     nodes = setting.mask.sum(1)

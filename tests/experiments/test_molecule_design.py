@@ -23,6 +23,7 @@ from payoff.errors import UserError
 from payoff.experiments.molecules.again import sample
 from payoff.experiments.molecules.design import again, aims, data
 from payoff.experiments.molecules.design import run as job
+from payoff.experiments.molecules.design.conditioners import Led, Taught
 from payoff.experiments.molecules.design.config import MoleculeDesignConfig
 from payoff.experiments.molecules.design.score import learn
 from payoff.experiments.progress import Reporter
@@ -203,6 +204,18 @@ def test_a_guide_leads_a_base_that_stays_as_it_is(
     told = " ".join(record["command"])
     assert "--conditioning guide" in told
     assert "--learning-rate" not in told  # its own default
+
+
+def test_a_run_that_replaces_another_is_not_led_by_its_guide(tmp_path: Path) -> None:
+    words = {**TINY, "base": str(trained(tmp_path / "base", steps=4))}
+    found = {}
+    for kind in ("guide", "labels"):
+        config = MoleculeDesignConfig(**{**words, "conditioning": kind})
+        job.design(config, "run", overwrite=True, quiet=True)
+        found[kind] = again.reopen(Path("run"))[0].by
+    assert not Path("run/guide/config.json").exists()
+    assert isinstance(found["guide"], Led)
+    assert isinstance(found["labels"], Taught)
 
 
 @pytest.mark.parametrize("conditioning", ["labels", "guide"])

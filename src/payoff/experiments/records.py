@@ -26,7 +26,7 @@ from payoff.errors import UserError
 RECORD, REQUEST = "run.json", "request.json"
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
 STATE = "state"  # what a run needs only until it is finished
-FOLDERS = (STATE, "model", "reward", "base")
+FOLDERS = (STATE, "model", "guide", "reward", "base")
 RESULTS = (
     *("designs.csv", "sweep.csv", "data.parquet", "codec.json", "report.html"),
     *("base_designs.csv", "history.csv", "compare.csv", "table.csv", "table.md"),

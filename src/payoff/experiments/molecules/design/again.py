@@ -38,7 +38,7 @@ def reopen(run: Path) -> tuple[Drawer, Judge, float, bool]:
         raise UserError(f"{run / RECORD} is damaged: it lacks {error}") from error
     data = _table(run / DATA)
     drawer = drawer_of(
-        reopened(run),
+        reopened(run, config.conditioning),
         torch.from_numpy(data["predicted"].to_numpy(writable=True)),
         torch.from_numpy(data["nodes"].to_numpy(writable=True)),
         config,

@@ -101,10 +101,15 @@ class Trained(ABC):
     """A training on pseudo-labels.
 
     Attributes:
+        what: is trained.
         run: its loop.
     """
 
+    what: ClassVar[str]
     run: Loop
+
+    def begin(self) -> None:
+        """Before the first step."""
 
     @abstractmethod
     def conditioner(self) -> Conditioner:
@@ -126,6 +131,7 @@ class Trained(ABC):
 class TrainedGenerator(Trained):
     """The training of a conditional generator; from the base where there is one."""
 
+    what = "model"
     run: Run
 
     def __init__(
@@ -138,9 +144,12 @@ class TrainedGenerator(Trained):
             own |= {name: getattr(net, name) for name in names}
         label = "" if config.own else config.score or ""
         options = TrainConfig(**own, codec=setting.kind, label=label)
+        self.base, self.name = setting.base, str(config.base or DATA_SET)
         self.run = Run(options, setting.x, setting.mask, state, pseudo, setting.codec)
-        if setting.base is not None and not (state / CHECKPOINT).exists():
-            self.run.begin_from_denoiser(setting.base.denoiser, str(config.base or DATA_SET))
+
+    def begin(self) -> None:
+        if self.base is not None:
+            self.run.begin_from_denoiser(self.base.denoiser, self.name)
 
     def conditioner(self) -> Taught:
         assert self.run.told is not None
@@ -158,6 +167,7 @@ class TrainedGenerator(Trained):
 class TrainedGuide(Trained):
     """The training of a guide, beside the base."""
 
+    what = "guide"
     run: GuideRun
 
     def __init__(
@@ -207,9 +217,10 @@ def train(
     run = trained.run
     if (state / CHECKPOINT).exists():
         run.load()
+    else:
+        trained.begin()
     state.mkdir(exist_ok=True)
-    what = "guide" if config.conditioning == "guide" else "model"
-    with reporter.bar(f"training the {what}", config.steps) as advance:
+    with reporter.bar(f"training the {trained.what}", config.steps) as advance:
         advance(run.step)
         run.heard = lambda line: advance(int(line["step"]))
         run.until_stopped()
@@ -218,14 +229,14 @@ def train(
     return trained
 
 
-def reopened(run: Path) -> Conditioner:
-    """What a finished run's folder holds.
+def reopened(run: Path, conditioning: str) -> Conditioner:
+    """What a finished run's folder holds; runs older than guides learned the labels.
 
     Raises:
         UserError: it holds none, or a file is damaged.
     """
     model = MoleculeModel.load(run)
-    if (run / GUIDE).exists():
+    if conditioning == "guide":
         return Led(model, LabelGuide.from_pretrained(run / GUIDE))
     return Taught(model.denoiser, model.codec, Scales.read(model.metadata, str(run)))
 
