@@ -108,8 +108,9 @@ class Trained(ABC):
     what: ClassVar[str]
     run: Loop
 
+    @abstractmethod
     def begin(self) -> None:
-        """Before the first step."""
+        """Before the first step, where there is no checkpoint."""
 
     @abstractmethod
     def conditioner(self) -> Conditioner:
@@ -180,6 +181,9 @@ class TrainedGuide(Trained):
         options = GuideConfig(**own, model=base, properties="label")
         values = pseudo.unsqueeze(1)
         self.run = GuideRun(options, setting.base, setting.x, setting.mask, values, state)
+
+    def begin(self) -> None:
+        """A guide begins from nothing."""
 
     def conditioner(self) -> Led:
         return Led(self.base, self.run.averaged())
