@@ -246,7 +246,7 @@ def test_a_trained_run_can_be_sampled(
 # Fine-tuning
 
 TUNE = ["--calls", "48", "--per-round", "16", "--updates", "2", "--batch-size", "8"]
-TUNE += ["--sampler-steps", "4", "--evaluate", "16", "--count", "6"]
+TUNE += ["--sampler-steps", "4", "--evaluate", "16", "--count", "6", "--scored", "all"]
 
 
 @pytest.fixture(scope="module")

@@ -60,7 +60,9 @@ def finished(model: Path) -> Path:
 
 
 def config(model: Path, **changes) -> MoleculeConfig:
+    # no molecule of the small model is valid
     given = {"source": str(model), "reward": "molecules:stability", "method": "rwr", "count": 8}
+    given["scored"] = "all"
     return MoleculeConfig(**{**given, "held_out": "molecules:molecule_stability", **changes})
 
 
@@ -122,6 +124,23 @@ def test_the_box_gives_the_judge_the_molecules(tmp_path: Path, model: Path) -> N
     assert box.remembered.fresh == len(x)
     one = box(x[2:3], {"mask": cond["mask"][2:3]})
     assert torch.equal(one, found[2:3])
+
+
+def test_what_is_not_valid_has_failed_and_is_not_asked(tmp_path: Path) -> None:
+    """CH₆ has an even number of electrons and a polarisability, but no bonds that make sense."""
+    codec, whole = AllAtoms(), molecules(2)
+    places = 1.1 * torch.cat([torch.zeros(1, 3), torch.eye(3), -torch.eye(3)])
+    broken = Molecule(torch.tensor([6, 1, 1, 1, 1, 1, 1]), places)
+    x, cond = codec.encode([whole[0], broken, whole[1]])
+    judge = judge_of("alpha")
+    given = {name: Ledger(tmp_path / f"{name}.sqlite") for name in ("valid", "all")}
+    boxes = {name: MoleculeBox(codec, judge, at, scored=name) for name, at in given.items()}
+    strict, free = (box(x, cond) for box in boxes.values())
+    assert strict.isnan().tolist() == [False, True, False]
+    assert torch.equal(strict[::2], free[::2])
+    assert boxes["valid"].remembered.fresh == 2
+    assert "--scored all" in str(boxes["valid"].failure)
+    assert boxes["all"].remembered.fresh == 3
 
 
 def test_what_is_no_molecule_has_failed_and_costs_nothing(tmp_path: Path, model: Path) -> None:
@@ -357,6 +376,11 @@ def test_methods_get_what_molecules_need_unless_told_otherwise() -> None:
 # What is refused
 
 
+def test_where_nothing_is_valid_the_way_out_is_told(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--scored all asks for it all the same"):
+        job.finetune(config(model, scored="valid"), loop(), tmp_path / "run", quiet=True)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -369,6 +393,7 @@ def test_methods_get_what_molecules_need_unless_told_otherwise() -> None:
         ({"method": "rwx"}, "there is no such method"),
         ({"source": "nowhere"}, "there is no model 'nowhere'"),
         ({"settings": ["share=2"]}, "share must lie between"),
+        ({"scored": "some"}, "--scored must be one of valid, all"),
     ],
 )
 def test_what_cannot_work_is_told(model: Path, tmp_path: Path, changes, message: str) -> None:

@@ -2,10 +2,15 @@ r"""All scored samples of a run, re-weighted to the law that is learned from nex
 
 Round j of a tempered run draws from a model of :math:`p\,e^{\beta_j r}/Z_j`. The pool keeps them
 all, and weighs them as draws from the mixture of those laws, so that an old call still counts.
+
+Under a condition c the laws are :math:`p(x|c)\,e^{\beta_j r}/Z_j(c)`: what is asked for is not
+tilted. So samples of one condition are weighed among themselves and keep their share of the whole.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +25,9 @@ from payoff.finetuning.advantages import (
 from payoff.finetuning.rollouts import Samples, drawn_rows, rows_of
 from payoff.metrics.weights import effective_sample_size
 from payoff.spaces import Condition
+
+OF_ONE_CONDITION = 100
+"""Samples that tell the Z of their own condition; of rarer ones all have one Z together."""
 
 
 @dataclass
@@ -59,9 +67,32 @@ class Pool:
         assert self.rewards is not None
         return replace_failed(self.rewards).double()
 
+    def conditions(self) -> list[Tensor]:
+        """Row numbers of the samples of every condition; of rare ones, together."""
+        if not self.cond or not len(self):
+            return [torch.arange(len(self))]
+        asked = [v.reshape(len(self), -1).double() for v in self.cond.values()]
+        which = torch.unique(torch.cat(asked, 1), dim=0, return_inverse=True)[1]
+        rare = which.bincount() < OF_ONE_CONDITION
+        which = torch.where(rare[which], len(rare), which)
+        return [torch.nonzero(which == label).flatten() for label in which.unique()]
+
     def log_weights(self, inverse: float) -> Tensor:
         """Log-weights (n,) of the samples for the tilt at β, in double precision."""
-        return mixture_log_weights(self.known, self.inverses, self.counts, inverse)
+        return self._weighed(inverse, self.conditions())
+
+    def _weighed(self, inverse: float, groups: Sequence[Tensor]) -> Tensor:
+        known = self.known
+        found = torch.empty_like(known)
+        rounds = torch.arange(len(self.counts)).repeat_interleave(torch.tensor(self.counts))
+        for rows in groups:
+            rows = rows.to(known.device)
+            counts = rounds[rows.cpu()].bincount(minlength=len(self.counts)).tolist()
+            inverses = [beta for beta, n in zip(self.inverses, counts, strict=True) if n]
+            counts = [n for n in counts if n]
+            weights = mixture_log_weights(known[rows], inverses, counts, inverse)
+            found[rows] = weights + math.log(len(rows) / len(known))
+        return found
 
     def advance(self, last: float, share: float, rounds: int = 1) -> float:
         """Move ``inverse`` on towards ``last`` as far as the effective samples allow.
@@ -78,12 +109,17 @@ class Pool:
     def inverse_of(self, mean: float, last: float) -> float:
         """The β in [0, last] at which the samples kept so far have this mean reward.
 
-        The mean grows with β, its slope being the variance: found by bisection.
+        Of those that have one: what stands for a failure is the worst reward of all, and how many
+        fail would say more of the mean than how good the others are. The mean grows with β, its
+        slope being the variance: found by bisection.
         """
-        low, high = 0.0, last
+        assert self.rewards is not None
+        low, high, groups = 0.0, last, self.conditions()
+        known = self.rewards.nan_to_num(0.0).double()
         for _ in range(40):
             middle = 0.5 * (low + high)
-            there = float((self.log_weights(middle).exp() * self.known).sum())
+            weights = self._weighed(middle, groups).exp() * ~self.rewards.isnan()
+            there = float((weights * known).sum() / weights.sum())
             low, high = (middle, high) if there < mean else (low, middle)
         return 0.5 * (low + high)
 

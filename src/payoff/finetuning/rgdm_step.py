@@ -125,7 +125,7 @@ def _catch_up(method: RGDM, run: Run, pool: Pool, samples: Samples) -> None:
     gain, began = run.memory.get("gain", method.gain), (pool.inverses or [pool.inverse])[-1]
     asked = pool.inverse - began  # by the last round
     if asked:
-        mean = float(replace_failed(samples.rewards).mean())
+        mean = float(samples.rewards.nanmean())
         pool.inverse = pool.inverse_of(mean, 1 / run.target.temperature)
         least, most = 1 / GROWTH, GROWTH
         gain *= min(most, max(least, asked / max(pool.inverse - began, asked / most)))

@@ -65,6 +65,12 @@ class CompareConfig:
         group=_WHAT,
     )
 
+    scored: str = option(
+        "valid",
+        "molecules: which are scored, the others have failed: valid, those with bonds that explain "
+        "every valence, or all",
+        group=_WHAT,
+    )
     label_steps: int = option(
         2000,
         "molecules: training steps of the guide that learns rcgdm's labels",

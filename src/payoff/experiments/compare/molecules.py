@@ -62,7 +62,7 @@ JUDGED, CHOSEN, PATHS = 11, 12, 13  # streams of random numbers
 
 def tuning(config: CompareConfig) -> MoleculeConfig:
     """The options that every run of a comparison on molecules shares."""
-    names = ("source", "reward", "minimize", "temperature", "held_out", "device")
+    names = ("source", "reward", "minimize", "temperature", "held_out", "scored", "device")
     shared = {name: getattr(config, name) for name in names}
     return MoleculeConfig(**shared, threads=1, count=KEPT)
 

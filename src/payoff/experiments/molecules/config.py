@@ -15,6 +15,7 @@ from payoff.finetuning.config import FinetuneConfig
 
 _JOB, _BASE, _MACHINE = "What to fine-tune for", "The base model", "The machine"
 MOLECULES = "Molecules"
+SCORED = ("valid", "all")
 
 
 @dataclass
@@ -24,6 +25,12 @@ class OfMolecules:
     data: int = option(
         0,
         "molecules of QM9 that a method which starts from data scores first; 0: none",
+        group=MOLECULES,
+    )
+    scored: str = option(
+        "valid",
+        "which molecules are scored, the others have failed: valid, those with bonds that explain "
+        "every valence, or all",
         group=MOLECULES,
     )
     workers: int = option(
@@ -67,6 +74,8 @@ class MoleculeConfig(OfMolecules):
                 raise UserError(f"{flag(name)} must not be negative, got {value}")
         if self.products not in PRODUCTS:
             raise UserError(f"--products must be one of {', '.join(PRODUCTS)}, got {self.products}")
+        if self.scored not in SCORED:
+            raise UserError(f"--scored must be one of {', '.join(SCORED)}, got {self.scored!r}")
         if self.count < 1:
             raise UserError(f"--count must be at least 1, got {self.count}")
         if self.temperature is not None and not 0 < self.temperature < math.inf:

@@ -16,6 +16,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from payoff.domains.molecules.chemistry import Unscored, valid_mol
 from payoff.domains.molecules.codecs import Codec
 from payoff.domains.molecules.molecule import Molecule
 from payoff.domains.molecules.rewards import NamedReward, find_reward
@@ -94,6 +95,9 @@ class MoleculeBox(Reward):
         ledger: where answers are kept.
         name: of the reward in the ledger.
         minimize: a lower value is better: the reward is its negative.
+        scored: ``valid``: a molecule without bonds that explain every valence has failed and is not
+            given to the judge; ``all``: whatever it looks like. A judge that reads no bonds has
+            scores for wreckage as well, and good ones: a radical's gap is small.
 
     Attributes:
         differentiable: false; placing atoms and hydrogens has no useful gradient.
@@ -102,9 +106,16 @@ class MoleculeBox(Reward):
     differentiable = False
 
     def __init__(
-        self, codec: Codec, judge: NamedReward, ledger: Ledger, *, minimize: bool = False
+        self,
+        codec: Codec,
+        judge: NamedReward,
+        ledger: Ledger,
+        *,
+        minimize: bool = False,
+        scored: str = "valid",
     ) -> None:
-        self.codec, self.judge = codec, judge
+        self.codec, self.judge, self.scored = codec, judge, scored
+        self.refused: str | None = None
         self.sign = -1.0 if minimize else 1.0
         self.source = OnMolecules(judge)
         self.remembered = Remembered(self.source, ledger, judge.name, judge.version)
@@ -113,7 +124,7 @@ class MoleculeBox(Reward):
     @property
     def failure(self) -> str | None:
         """What the first failed evaluation said."""
-        return self.source.failure
+        return self.source.failure or self.refused
 
     def evaluated_in(self, pool: Pooled) -> None:
         """Ask these processes from now on; every block is large enough for all of them."""
@@ -128,12 +139,22 @@ class MoleculeBox(Reward):
     def values(self, molecules: Sequence[Molecule | None]) -> Tensor:
         """Values (n,) in the user's direction, NaN = failed or no molecule."""
         values = torch.full((len(molecules),), float("nan"), dtype=torch.float64)
-        tables = {i: cells_of(m) for i, m in enumerate(molecules) if m is not None and len(m)}
+        tables = {i: cells_of(m) for i, m in enumerate(molecules) if m is not None and self._fit(m)}
         for rows in sorted({len(cells) for cells in tables.values()}):
             places = [i for i, cells in tables.items() if len(cells) == rows]
             found = self.blocks(torch.stack([tables[i] for i in places]))
             values[torch.tensor(places)] = found.double()
         return values
+
+    def _fit(self, molecule: Molecule) -> bool:
+        if self.scored == "all" or not len(molecule):
+            return len(molecule) > 0
+        try:
+            valid_mol(molecule)
+        except Unscored as why:
+            self.refused = self.refused or f"{why}; --scored all asks for it all the same"
+            return False
+        return True
 
 
 def decoded(codec: Codec, x: Tensor, cond: Cond) -> list[Molecule | None]:

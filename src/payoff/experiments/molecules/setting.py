@@ -98,7 +98,9 @@ class MoleculeSetting:
         return -1.0 if self.config.minimize else 1.0
 
     def _box(self, judge: NamedReward) -> MoleculeBox:
-        return MoleculeBox(self.model.codec, judge, self.ledger, minimize=self.config.minimize)
+        minimize, scored = self.config.minimize, self.config.scored
+        codec, ledger = self.model.codec, self.ledger
+        return MoleculeBox(codec, judge, ledger, minimize=minimize, scored=scored)
 
     def generator(self, stream: int) -> torch.Generator:
         """The run's random numbers for one purpose."""
