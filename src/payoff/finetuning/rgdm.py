@@ -90,6 +90,9 @@ class RGDM(Finetuner):
     objective: str = option(
         "mean", "score=value: mean (the expected reward, tilt by small tilt) or soft (their log)"
     )
+    feasible: bool = option(
+        False, "score=value: learn the chance to have a reward apart from what it is"
+    )
     value_steps: int = option(400, "score=value: training steps of the value a round")
     value_width: int = option(128, "score=value: width of its network")
     value_rate: float = option(2e-3, "score=value: first learning rate of its training")
@@ -125,6 +128,8 @@ class RGDM(Finetuner):
             raise UserError("rgdm: mix, latest and share must lie between 0 and 1")
         if not self.gain >= 1:
             raise UserError(f"rgdm: gain must be at least 1, got {self.gain}")
+        if self.feasible and run.shape == (1,):
+            raise UserError("rgdm: feasible=true needs samples of two columns or more")
         least = 3 if self.shift == "zeroth-order" else 2
         if self.candidates < least:
             raise UserError(f"rgdm: candidates must be at least {least}, got {self.candidates}")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from payoff.finetuning import losses
 from payoff.finetuning import neighbourhood as near
@@ -23,6 +24,7 @@ from payoff.finetuning.rollouts import Samples, drawn_rows, rows_of, shuffled
 from payoff.finetuning.run import Run
 from payoff.predictions import Prediction
 from payoff.spaces import Condition, expand_to
+from payoff.values.feasible import Feasible
 from payoff.values.learned import Learned
 from payoff.values.networks import value_network
 
@@ -252,11 +254,13 @@ def learned_value(method: RGDM, run: Run, pool: Pool, law: Tensor, gap: float) -
     """V of the tilt by e^(gap · r) of the law whose log-weights in the pool are ``law`` (n,)."""
     assert pool.x0 is not None
     assert pool.rewards is not None
-    rewards = replace_failed(pool.rewards, FAILED).double()
+    apart = method.feasible
+    rewards = (pool.rewards if apart else replace_failed(pool.rewards, FAILED)).double()
 
     def make() -> Learned:
-        net = value_network(run.base, run.shape, method.value_width)
-        value = Learned(net, run.target, method.objective, sigma_data=run.sigma_data)
+        net = value_network(run.base, run.shape, method.value_width, 2 if apart else 1)
+        kind = Feasible if apart else Learned
+        value = kind(net, run.target, method.objective, sigma_data=run.sigma_data)
         return value.to(run.trainable[0])
 
     # the mean reward is learned in one unit for all rounds: tilts of any size are multiples of it
@@ -277,9 +281,14 @@ def learned_value(method: RGDM, run: Run, pool: Pool, law: Tensor, gap: float) -
             generator=run.generator,
         )
     value.requires_grad_(False)
+    # what a slope is multiplied by for being too flat goes for that of the chance too
+    gain = run.memory.get("gain", 1.0)
 
     def valued(x: Tensor, t: Tensor, cond: Condition | None) -> Tensor:
         with run.drawing():
+            if isinstance(value, Feasible):
+                reward, log_odds = value.parts(x, t, cond)
+                return gap / unit * reward + gain * functional.logsigmoid(log_odds)
             return gap / unit * value(x, t, cond)
 
     return valued

@@ -5,6 +5,7 @@
 `Posterior`        one denoiser call          biased; draws around the clean estimate; tokens too
 `MonteCarlo`       draws × steps calls        converges; the logarithm of a mean is biased down
 `Learned`          one call of its network    as good as its fit
+`Feasible`         one call of its network    of a reward that some samples do not have
 `LabelLikelihood`  one call of its network    of a label; as good as its fit and as a Gaussian
 `ExactValue`       closed-form problems only  in :mod:`payoff.problems`
 =================  =========================  ================================================
@@ -13,6 +14,7 @@
 from __future__ import annotations
 
 from payoff.values.base import Value
+from payoff.values.feasible import Feasible
 from payoff.values.label import LabelLikelihood
 from payoff.values.learned import Learned
 from payoff.values.monte_carlo import MonteCarlo
@@ -21,6 +23,7 @@ from payoff.values.plug_in import PlugIn
 from payoff.values.posterior import Posterior
 
 __all__ = [
+    "Feasible",
     "LabelLikelihood",
     "Learned",
     "MonteCarlo",

@@ -119,8 +119,8 @@ class Learned(nn.Module, Value):
         Raises ValueError when every score is NaN.
         """
         score = self._scores(x0, cond) if scores is None else scores
-        rows = torch.nonzero(~score.isnan())[:, 0]
-        if len(rows) == 0:
+        rows = torch.nonzero(self._learned_from(score))[:, 0]
+        if bool(score.isnan().all()):
             raise ValueError("every reward evaluation failed (NaN): there is nothing to fit to")
         logs = torch.zeros_like(score) if log_weights is None else log_weights
         weights = logs[rows].double().softmax(0)
@@ -137,6 +137,10 @@ class Learned(nn.Module, Value):
 
         descend(self, loss, steps, rate, progress)
         return self
+
+    def _learned_from(self, score: Tensor) -> Tensor:
+        """Which samples say something (n,)."""
+        return ~score.isnan()
 
     def _start_at(self, scores: Tensor, weights: Tensor) -> None:
         """The best constant as the offset."""

@@ -26,12 +26,15 @@ def not_learnable(base: Denoiser, shape: tuple[int, ...], width: int) -> str:
     return ""
 
 
-def value_network(base: Denoiser, shape: tuple[int, ...], width: int) -> nn.Module:
+def value_network(
+    base: Denoiser, shape: tuple[int, ...], width: int, outputs: int = 1
+) -> nn.Module:
     """A network for the value of samples: of vectors (N,), or of centred sets of points (N, C).
 
     A set is valued by an invariant network. Where the base is an equivariant one without labels
     the value begins with its first blocks, as they are: what they have learned of noisy sets from
-    all data, a value need not learn from a few scored samples. ``width`` is that of the others.
+    all data, a value need not learn from a few scored samples. ``width`` is that of the others. A
+    network of sets has ``outputs``, one of vectors N.
 
     Raises:
         UserError: see :func:`not_learnable`.
@@ -41,12 +44,12 @@ def value_network(base: Denoiser, shape: tuple[int, ...], width: int) -> nn.Modu
         raise UserError(refused)
     if len(shape) == 1 or space is None:
         return ResidualMLP(shape[0], width, 2)
-    begun = _begun(getattr(base, "net", None))
+    begun = _begun(getattr(base, "net", None), outputs)
     if begun is not None:
         return begun
     pairs = max(8, width // 32 * 8)
     return InvariantTransformer(
-        shape[1] - space.coordinates, 1, width, DEPTH, pair_width=pairs, vectors=16
+        shape[1] - space.coordinates, outputs, width, DEPTH, pair_width=pairs, vectors=16
     )
 
 
@@ -55,13 +58,13 @@ def _space(base: Denoiser) -> Centered | None:
     return space if isinstance(space, Centered) else None
 
 
-def _begun(body: object) -> InvariantTransformer | None:
+def _begun(body: object, outputs: int) -> InvariantTransformer | None:
     """An invariant network whose first layers and blocks are copies; None where they do not fit."""
     if not isinstance(body, Body) or body.label_dim:
         return None
     depth = min(DEPTH, body.depth)
     widths = body.width, depth, body.heads, body.pair_width, body.vectors
-    net, given = InvariantTransformer(body.features, 1, *widths), body.state_dict()
+    net, given = InvariantTransformer(body.features, outputs, *widths), body.state_dict()
     if (net.hidden, net.radius, net.bumps) != (body.hidden, body.radius, body.bumps):
         return None
     with torch.no_grad():
