@@ -104,7 +104,6 @@ PRESETS: dict[str, dict[str, Any]] = {
 SHARE = 0.3  # sd of the reward that are the temperature: at 0.1 few molecules carry all of p*
 RATE, SHIFTED_RATE = 1e-4, 3e-4  # a network of millions of weights is soon somewhere else
 VALUED = {"radius": "2", "latest": "0.7", "value_rate": "0.001", "catch_up": "true", "gain": "3"}
-VALUED["feasible"] = "true"  # which molecules are valid a network of them knows best
 CONTROLLED = {"control": "true"}
 ROUNDS, LEAST, MOST = 4, 100, 2500
 
