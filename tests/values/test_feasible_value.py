@@ -12,8 +12,9 @@ from payoff.denoisers import Corrected
 from payoff.errors import UserError
 from payoff.finetuning import RGDM, FinetuneConfig
 from payoff.nets import ResidualMLP
-from payoff.problems import GaussianSubspace
+from payoff.problems import CloudProblem, GaussianSubspace
 from payoff.rewards import FunctionReward
+from payoff.samplers import Ancestral
 from payoff.targets import Target
 from payoff.values import Feasible, value_network
 
@@ -105,8 +106,6 @@ def test_a_model_tuned_to_what_is_feasible_is_more_so() -> None:
             calls=6000, per_round=1000, updates=100, evaluate=64, sampler_steps=20, seed=0
         )
         found = method.fit(Target(model, FunctionReward(lambda x, c: scored(x)), 4.0), config)
-        from payoff.samplers import Ancestral
-
         x = Ancestral(found, (2,), 40).sample(2000, generator=seeded(3))
         shares[feasible] = float((x[:, 0] > EDGE).float().mean())
     assert shares[True] > 0.8, shares
@@ -114,8 +113,6 @@ def test_a_model_tuned_to_what_is_feasible_is_more_so() -> None:
 
 
 def test_sets_have_a_network_of_two_outputs() -> None:
-    from payoff.problems import CloudProblem
-
     problem = CloudProblem(4)
     value = Feasible(value_network(problem.base, (4, 3), 8, 2), problem)
     assert value(torch.randn(6, 4, 3), torch.tensor(0.5)).shape == (6,)

@@ -67,27 +67,30 @@ class Pool:
         assert self.rewards is not None
         return replace_failed(self.rewards).double()
 
-    def conditions(self) -> list[Tensor]:
-        """Row numbers of the samples of every condition; of rare ones, together."""
+    def conditions(self) -> list[tuple[Tensor, list[int]]]:
+        """Row numbers of the samples of every condition, and how many of them a round drew.
+
+        Those of rare conditions are taken together.
+        """
         if not self.cond or not len(self):
-            return [torch.arange(len(self))]
+            return [(torch.arange(len(self)), self.counts)]
         asked = [v.reshape(len(self), -1).double() for v in self.cond.values()]
         which = torch.unique(torch.cat(asked, 1), dim=0, return_inverse=True)[1]
         rare = which.bincount() < OF_ONE_CONDITION
         which = torch.where(rare[which], len(rare), which)
-        return [torch.nonzero(which == label).flatten() for label in which.unique()]
+        groups = [torch.nonzero(which == label).flatten().cpu() for label in which.unique()]
+        rounds = torch.arange(len(self.counts)).repeat_interleave(torch.tensor(self.counts))
+        return [(g, rounds[g].bincount(minlength=len(self.counts)).tolist()) for g in groups]
 
     def log_weights(self, inverse: float) -> Tensor:
         """Log-weights (n,) of the samples for the tilt at β, in double precision."""
         return self._weighed(inverse, self.conditions())
 
-    def _weighed(self, inverse: float, groups: Sequence[Tensor]) -> Tensor:
+    def _weighed(self, inverse: float, groups: Sequence[tuple[Tensor, list[int]]]) -> Tensor:
         known = self.known
         found = torch.empty_like(known)
-        rounds = torch.arange(len(self.counts)).repeat_interleave(torch.tensor(self.counts))
-        for rows in groups:
+        for rows, counts in groups:
             rows = rows.to(known.device)
-            counts = rounds[rows.cpu()].bincount(minlength=len(self.counts)).tolist()
             inverses = [beta for beta, n in zip(self.inverses, counts, strict=True) if n]
             counts = [n for n in counts if n]
             weights = mixture_log_weights(known[rows], inverses, counts, inverse)
@@ -115,10 +118,10 @@ class Pool:
         """
         assert self.rewards is not None
         low, high, groups = 0.0, last, self.conditions()
-        known = self.rewards.nan_to_num(0.0).double()
+        known, there_is = self.known, ~self.rewards.isnan()
         for _ in range(40):
             middle = 0.5 * (low + high)
-            weights = self._weighed(middle, groups).exp() * ~self.rewards.isnan()
+            weights = self._weighed(middle, groups).exp() * there_is
             there = float((weights * known).sum() / weights.sum())
             low, high = (middle, high) if there < mean else (low, middle)
         return 0.5 * (low + high)

@@ -16,16 +16,13 @@ Inequality Constraints (Gardner, Kusner, Xu, Weinberger, Cunningham, 2014).
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from payoff.spaces import Condition
 from payoff.targets import Target
-from payoff.values.inputs import network_inputs
-from payoff.values.learned import Learned
+from payoff.values.learned import Learned, summed
 
 
 class Feasible(Learned):
@@ -53,15 +50,10 @@ class Feasible(Learned):
 
     def parts(self, x_t: Tensor, t: Tensor, cond: Condition | None) -> tuple[Tensor, Tensor]:
         """The value of the scored (B,) in nats, and the log-odds (B,) of a score."""
-        x, level = network_inputs(self.target.denoiser.process, x_t, t, self.sigma_data)
-        out = self.net(x, level, cond).flatten(1)
+        out = self._outputs(x_t, t, cond)
         if out.shape[1] < 2:
             raise ValueError("one output cannot tell a score and the chance to have one")
-        reward, chance = out[:, 0::2], out[:, 1::2]
-        return (
-            self.offset + reward.sum(1) / math.sqrt(reward.shape[1]),
-            self.log_odds + chance.sum(1) / math.sqrt(chance.shape[1]),
-        )
+        return self.offset + summed(out[:, 0::2]), self.log_odds + summed(out[:, 1::2])
 
     def forward(
         self,
@@ -88,12 +80,12 @@ class Feasible(Learned):
         x_t = self.target.denoiser.process.corrupt(x0, t, cond, generator=generator)
         reward, log_odds = self.parts(x_t, t, cond)
         scored = ~score.isnan()
-        gap = torch.where(scored, score, reward.detach()) - reward
-        fit = gap.square() if self.objective == "mean" else torch.expm1(gap) - gap
+        # both losses of a gap of zero are zero, and so are their slopes
+        fit = self._error(torch.where(scored, score - reward, 0.0))
         missed = functional.binary_cross_entropy_with_logits(
             log_odds, scored.to(log_odds), reduction="none"
         )
-        return torch.where(scored, fit, torch.zeros_like(fit)) + missed
+        return fit + missed
 
     def _learned_from(self, score: Tensor) -> Tensor:
         return torch.ones_like(score, dtype=torch.bool)

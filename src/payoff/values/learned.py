@@ -34,6 +34,11 @@ from payoff.values.inputs import network_inputs
 OBJECTIVES = ("soft", "mean")
 
 
+def summed(outputs: Tensor) -> Tensor:
+    """The sum (B,) of a network's outputs (B, n) over √n: as large as one of them."""
+    return outputs.sum(1) / math.sqrt(outputs.shape[1])
+
+
 class Learned(nn.Module, Value):
     """v(x_t, t) = offset + sum of the network's outputs / √(their number).
 
@@ -70,9 +75,12 @@ class Learned(nn.Module, Value):
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """The value (B,) in nats."""
+        return self.offset + summed(self._outputs(x_t, t, cond))
+
+    def _outputs(self, x_t: Tensor, t: Tensor, cond: Condition | None) -> Tensor:
+        """What the network says of noisy samples (B, outputs)."""
         x, level = network_inputs(self.target.denoiser.process, x_t, t, self.sigma_data)
-        out = self.net(x, level, cond).flatten(1)
-        return self.offset + out.sum(1) / math.sqrt(out.shape[1])
+        return self.net(x, level, cond).flatten(1)
 
     def loss(
         self,
@@ -85,7 +93,10 @@ class Learned(nn.Module, Value):
     ) -> Tensor:
         """The loss (B,) of clean x0 (B, ...) with score r/τ (B,) at times t (B,)."""
         x_t = self.target.denoiser.process.corrupt(x0, t, cond, generator=generator)
-        gap = score - self(x_t, t, cond)
+        return self._error(score - self(x_t, t, cond))
+
+    def _error(self, gap: Tensor) -> Tensor:
+        """The objective's loss (B,) of y − v."""
         return gap.square() if self.objective == "mean" else torch.expm1(gap) - gap
 
     def fit(

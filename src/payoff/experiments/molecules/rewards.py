@@ -139,16 +139,16 @@ class MoleculeBox(Reward):
     def values(self, molecules: Sequence[Molecule | None]) -> Tensor:
         """Values (n,) in the user's direction, NaN = failed or no molecule."""
         values = torch.full((len(molecules),), float("nan"), dtype=torch.float64)
-        tables = {i: cells_of(m) for i, m in enumerate(molecules) if m is not None and self._fit(m)}
+        there = [(i, m) for i, m in enumerate(molecules) if m is not None and len(m)]
+        tables = {i: cells_of(m) for i, m in there if self.scored == "all" or self._valid(m)}
         for rows in sorted({len(cells) for cells in tables.values()}):
             places = [i for i, cells in tables.items() if len(cells) == rows]
             found = self.blocks(torch.stack([tables[i] for i in places]))
             values[torch.tensor(places)] = found.double()
         return values
 
-    def _fit(self, molecule: Molecule) -> bool:
-        if self.scored == "all" or not len(molecule):
-            return len(molecule) > 0
+    def _valid(self, molecule: Molecule) -> bool:
+        """Whether it has bonds that fit; the first reason why not is kept."""
         try:
             valid_mol(molecule)
         except Unscored as why:
