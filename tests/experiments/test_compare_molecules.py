@@ -14,6 +14,7 @@ from payoff.domains.molecules.files import read_molecules
 from payoff.errors import UserError
 from payoff.experiments.compare import CompareConfig, compare
 from payoff.experiments.compare.molecules import COLUMNS, MEASURES
+from payoff.experiments.compare.plan import plan
 from payoff.report import build
 
 QUICK = [
@@ -64,6 +65,17 @@ def test_a_tuned_cell_is_an_ordinary_run(finished: Path) -> None:
     assert record["kind"] == "finetune"
     assert record["calls"]["spent"] == 64
     assert read_molecules(folder / "designs.sdf").molecules
+
+
+def test_a_base_that_nobody_asked_for_is_not_drawn() -> None:
+    """The weights are there already; where a base is trained first it has to be."""
+    need_qm9()
+    alone = plan(asked(methods="rgdm", baselines="none", seeds=2))
+    assert [cell.kind for cell in alone] == ["tune", "tune"]
+    both = plan(asked(methods="rgdm", baselines="base", seeds=2))
+    assert [cell.kind for cell in both] == ["base", "base", "tune", "tune"]
+    table = plan(CompareConfig(source="boards.csv", methods="rgdm", baselines="none"))
+    assert [cell.kind for cell in table] == ["base", "tune"]
 
 
 def test_the_page_is_written(finished: Path) -> None:

@@ -90,6 +90,14 @@ def test_one_seed_claims_nothing(tmp_path: Path) -> None:
     assert leaders(load(folder), 1000) == []
 
 
+def test_a_method_alone_is_ahead_of_nobody(tmp_path: Path) -> None:
+    alone = {name: SCORES[name] for name in ("base", "rwr")}
+    told = best(load(compare_run(tmp_path / "run", alone)), 1000)
+    assert "<b>rwr</b> has a median load of 116" in told
+    assert "nothing to compare it with" in told
+    assert "highest" not in told
+
+
 def test_the_order_of_the_cells_does_not_matter(tmp_path: Path) -> None:
     folder = compare_run(tmp_path / "run", SCORES)
     told = [best(load(folder), calls) for calls in (100, 1000)]

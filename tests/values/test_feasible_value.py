@@ -89,6 +89,25 @@ def test_one_output_is_too_few() -> None:
         RGDM(feasible=True).fit(tuned, FinetuneConfig(calls=100, evaluate=16, sampler_steps=4))
 
 
+def test_a_value_is_fitted_up_to_the_noise_level_that_is_asked_for() -> None:
+    """Where nothing is shifted nothing need be known, and the steps go to where it is."""
+    seen = []
+
+    class Watched(Feasible):
+        def loss(self, x0, score, t, cond=None, *, generator=None):
+            seen.append(t)
+            return super().loss(x0, score, t, cond, generator=generator)
+
+    value, x0 = Watched(ResidualMLP(2, width=8, depth=1), target(), "mean"), torch.randn(400, 2)
+    for latest in (0.6, 1.0):
+        seen.clear()
+        value.fit(x0, scores=x0[:, 0], steps=20, latest=latest, generator=seeded())
+        times = torch.cat(seen)
+        assert float(times.max()) < latest
+        error = latest / math.sqrt(12 * len(times))  # of the mean of even times
+        assert abs(float(times.mean()) - latest / 2) < 4 * error
+
+
 @pytest.mark.slow
 def test_a_model_tuned_to_what_is_feasible_is_more_so() -> None:
     """p N(0, I), scored above the edge (31 %): with the chance learned apart most samples are.

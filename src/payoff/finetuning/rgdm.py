@@ -93,6 +93,7 @@ class RGDM(Finetuner):
     feasible: bool = option(
         False, "score=value: learn the chance to have a reward apart from what it is"
     )
+    insist: float = option(1.0, "feasible: what the slope of the log chance is multiplied by")
     value_steps: int = option(400, "score=value: training steps of the value a round")
     value_width: int = option(128, "score=value: width of its network")
     value_rate: float = option(2e-3, "score=value: first learning rate of its training")
@@ -128,6 +129,8 @@ class RGDM(Finetuner):
             raise UserError("rgdm: mix, latest and share must lie between 0 and 1")
         if not self.gain >= 1:
             raise UserError(f"rgdm: gain must be at least 1, got {self.gain}")
+        if not 0 < self.insist < math.inf:
+            raise UserError(f"rgdm: insist must be positive, got {self.insist:g}")
         if self.feasible and run.shape == (1,):
             raise UserError("rgdm: feasible=true needs samples of two columns or more")
         least = 3 if self.shift == "zeroth-order" else 2

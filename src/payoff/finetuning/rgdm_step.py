@@ -278,11 +278,13 @@ def learned_value(method: RGDM, run: Run, pool: Pool, law: Tensor, gap: float) -
             steps=method.value_steps,
             batch_size=run.batch_size,
             rate=method.value_rate,
+            latest=method.latest,
             generator=run.generator,
         )
     value.requires_grad_(False)
-    # what a slope is multiplied by for being too flat goes for that of the chance too
-    gain = run.memory.get("gain", 1.0)
+    # what a slope is multiplied by for being too flat goes for that of the chance too, and none of
+    # it is left where every sample has a reward, whatever it is multiplied by
+    gain = method.insist * run.memory.get("gain", 1.0)
 
     def valued(x: Tensor, t: Tensor, cond: Condition | None) -> Tensor:
         with run.drawing():

@@ -109,6 +109,7 @@ class Learned(nn.Module, Value):
         steps: int = 1000,
         batch_size: int = 256,
         rate: float = 2e-3,
+        latest: float = 1.0,
         generator: torch.Generator | None = None,
         progress: Progress | None = None,
     ) -> Learned:
@@ -124,6 +125,7 @@ class Learned(nn.Module, Value):
             steps: of the optimiser.
             batch_size: samples a step.
             rate: the first learning rate.
+            latest: the noise level t up to which it is fitted; beyond, nothing is known.
             generator: of batches, times and noise.
             progress: called as progress(step, loss) now and then.
 
@@ -142,7 +144,7 @@ class Learned(nn.Module, Value):
             pick = torch.multinomial(weights.to(where), batch_size, True, generator=generator)
             batch = rows[pick.to(rows.device)]
             t = torch.rand(batch_size, generator=generator, device=where).to(x0.device)
-            t = t.to(score.dtype)
+            t = (latest * t).to(score.dtype)
             part = None if cond is None else {k: v[batch] for k, v in cond.items()}
             return self.loss(x0[batch], score[batch], t, part, generator=generator).mean()
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from payoff.configs import suggest
+from payoff.domains.molecules.model import draws_molecules
 from payoff.errors import UserError
 from payoff.experiments.compare.config import PROBLEMS, CompareConfig
 from payoff.experiments.finetune.methods import converted, make_method, options_of
@@ -66,8 +67,9 @@ def plan(config: CompareConfig) -> list[Cell]:
     methods = [parse_method(label) for label in config.labels()]
     if not methods and not compared:
         raise UserError("nothing to compare: give --methods or --baselines")
-    # the base is trained for every seed, whether it is a row of the table or not
-    cells = [base_cell(seed, shared) for seed in seeds]
+    # where a base is trained every seed has its own, whether it is a row of the table or not
+    trained = not draws_molecules(config.source)
+    cells = [base_cell(seed, shared) for seed in seeds] if trained or "base" in compared else []
     for calls in config.budgets():
         if "best-of-n" in compared and not problem:
             cells += [

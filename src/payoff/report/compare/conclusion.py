@@ -82,10 +82,11 @@ def _lead(run: CompareRun, calls: int, order: list[str], who: str) -> str:
     """How far the first of an order is ahead of the rest."""
     first, rest = order[0], order[1:]
     values = run.values(first, calls, run.main)
+    if not rest:
+        alone = f"{who.removesuffix('the')}a {subject(run)} of {shown(values)}"
+        return f"{alone}; there is nothing to compare it with."
     way = "highest" if run.sign > 0 else "lowest"
     start = f"{who} {way} {subject(run)}, {shown(values)}"
-    if not rest:
-        return f"{start}; there is nothing to compare it with."
     after = f"{text(rest[0], 60)} with {shown(run.values(rest[0], calls, run.main))}"
     if len(values) < 2:
         return (
