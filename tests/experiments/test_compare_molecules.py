@@ -13,7 +13,7 @@ from molecule_models import need_qm9
 from payoff.domains.molecules.files import read_molecules
 from payoff.errors import UserError
 from payoff.experiments.compare import CompareConfig, compare
-from payoff.experiments.compare.molecules import COLUMNS, MEASURES
+from payoff.experiments.compare.molecules import COLUMNS, MEASURES, MOLECULES
 from payoff.experiments.compare.plan import plan
 from payoff.report import build
 
@@ -48,6 +48,18 @@ def test_every_cell_has_its_row_and_its_budget(finished: Path) -> None:
     assert (valid["top"] >= valid["mean"] - 1e-9).all() or (valid["valid"] < 0.2).any()
     assert (valid["best"] >= valid["top"]).all()
     assert set(COLUMNS) <= set(MEASURES)
+
+
+def test_what_a_row_was_measured_on_is_kept(finished: Path) -> None:
+    frame = pl.read_csv(finished / "compare.csv", infer_schema_length=None)
+    for row in frame.iter_rows(named=True):
+        molecules = pl.read_csv(finished / "cells" / row["folder"] / MOLECULES)
+        assert len(molecules) == row["samples"]
+        valid = molecules.filter(pl.col("valid"))
+        assert len(valid) == pytest.approx(row["valid"] * row["samples"])
+        for measure, column in (("mean", "score"), ("heavy", "heavy")):
+            if len(valid):
+                assert row[measure] == pytest.approx(valid[column].mean())
 
 
 def test_best_of_n_keeps_what_it_was_paid_for(finished: Path) -> None:

@@ -356,13 +356,14 @@ def test_the_temperature_of_molecules_is_not_that_of_tables(model: Path, tmp_pat
 
 def test_methods_get_what_molecules_need_unless_told_otherwise() -> None:
     free, slow = FinetuneConfig(calls=8000), FinetuneConfig(calls=8000, learning_rate=1e-4)
-    rgdm = ["radius=2", "latest=0.7", "value_rate=0.001", "catch_up=true", "gain=3"]
+    rgdm = ["radius=4", "latest=0.7", "value_rate=0.001", "catch_up=true", "gain=5"]
+    rgdm += ["feasible=true", "insist=30"]
     settings, filled = suited("rgdm", ["share=0.4"], free)
     assert settings == [*rgdm, "value_steps=300", "share=0.4"]
-    assert (filled.per_round, filled.updates, filled.batch_size) == (2000, 150, 128)
+    assert (filled.per_round, filled.updates, filled.batch_size) == (1000, 75, 128)
     assert filled.learning_rate == pytest.approx(3e-4)
     settings, filled = suited("rgdm", ["radius = 1"], loop(updates=7))
-    assert settings == [*rgdm[1:], "value_steps=14", "radius = 1"]
+    assert settings == [*rgdm[1:], "value_steps=28", "radius = 1"]
     assert filled == loop(updates=7)
     for given in ("level=sample", "score=x0hat"):
         settings, filled = suited("rgdm", [given], free)

@@ -19,7 +19,7 @@ from payoff.targets import Target
 
 @pytest.mark.parametrize("insist", [1.0, 4.0])
 def test_the_slope_of_the_chance_is_multiplied_and_that_of_the_reward_is_not(insist: float) -> None:
-    """As with ``gain``, which multiplies both; the value goes by ``gap`` of the reward's unit."""
+    """Nor does a gain go for the chance; the value goes by ``gap`` of the reward's unit."""
     torch.manual_seed(0)
     tuned = Target(
         Corrected(GaussianSubspace.random(2, 2).base, ResidualMLP(2, 8, 1)),
@@ -35,7 +35,7 @@ def test_the_slope_of_the_chance_is_multiplied_and_that_of_the_reward_is_not(ins
     valued = learned_value(method, run, pool, torch.zeros(200), gap)
     x, t = torch.randn(20, 2, generator=seeded(1)), torch.tensor(0.4)
     reward, log_odds = run.kept["value"].parts(x, t, None)
-    expected = gap / unit * reward + 3 * insist * torch.nn.functional.logsigmoid(log_odds)
+    expected = gap / unit * reward + insist * torch.nn.functional.logsigmoid(log_odds)
     torch.testing.assert_close(valued(x, t, None), expected)
     with pytest.raises(UserError, match="insist"):
         RGDM(feasible=True, insist=0.0).fit(tuned, FinetuneConfig(calls=100, sampler_steps=4))

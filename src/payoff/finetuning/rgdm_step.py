@@ -282,15 +282,12 @@ def learned_value(method: RGDM, run: Run, pool: Pool, law: Tensor, gap: float) -
             generator=run.generator,
         )
     value.requires_grad_(False)
-    # what a slope is multiplied by for being too flat goes for that of the chance too, and none of
-    # it is left where every sample has a reward, whatever it is multiplied by
-    gain = method.insist * run.memory.get("gain", 1.0)
 
     def valued(x: Tensor, t: Tensor, cond: Condition | None) -> Tensor:
         with run.drawing():
             if isinstance(value, Feasible):
                 reward, log_odds = value.parts(x, t, cond)
-                return gap / unit * reward + gain * functional.logsigmoid(log_odds)
+                return gap / unit * reward + method.insist * functional.logsigmoid(log_odds)
             return gap / unit * value(x, t, cond)
 
     return valued

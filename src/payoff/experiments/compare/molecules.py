@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import torch
 
 from payoff.denoisers import Denoiser
@@ -42,6 +43,7 @@ MEASURES = {
     "unique": "share of different compounds among the valid",
     "novel": "share of these that the data do not have",
     "diversity": "mean Tanimoto distance of two valid molecules",
+    "heavy": "mean number of heavy atoms of the valid molecules",
     "kl": "divergence of the model's paths from the base's, nats, no kernel narrower than 0.05",
     "failed": "share of molecules without a score",
     "spent": "reward calls used to learn or to choose",
@@ -58,6 +60,7 @@ KEPT = 100  # molecules that best-of-n chooses
 BLUR = 0.05  # least width of a kernel for the divergence, in the model's unit
 PATHS_OF = 250  # paths that a divergence is measured on
 JUDGED, CHOSEN, PATHS = 11, 12, 13  # streams of random numbers
+MOLECULES = "molecules.csv"  # of a cell: what its row was measured on
 
 
 def tuning(config: CompareConfig) -> MoleculeConfig:
@@ -104,10 +107,10 @@ def run_molecules(cell: Cell, shared: dict[str, Any], folder: Path) -> list[dict
         if cell.kind == "base":
             drawn = setting.draw(model.denoiser, shared["samples"], JUDGED)
             free = {"family": "base", "kl": 0.0, "spent": 0, "distinct": 0, "seconds": 0.0}
-            return [{**free, **measure(setting, drawn)}]
+            return [{**free, **measure(setting, drawn, folder)}]
         if cell.kind == "rcgdm":
             return [_conditional(cell, setting, shared, folder)]
-        return [_best_of_n(cell, setting)]
+        return [_best_of_n(cell, setting, folder)]
 
 
 def loop_of(cell: Cell) -> FinetuneConfig:
@@ -116,9 +119,20 @@ def loop_of(cell: Cell) -> FinetuneConfig:
     return learning(Cell(cell.kind, cell.label, cell.calls, cell.seed, learning=given))
 
 
-def measure(setting: MoleculeSetting, molecules: Sequence[Molecule | None]) -> dict[str, Any]:
-    """The measures of molecules; scores in the user's direction, None where unknown."""
-    frame, sign = setting.judged(molecules), setting.sign()
+def measure(
+    setting: MoleculeSetting, molecules: Sequence[Molecule | None], folder: Path
+) -> dict[str, Any]:
+    """The measures of molecules; scores in the user's direction, None where unknown.
+
+    The molecules go to :data:`MOLECULES` in the cell's folder, with their numbers of heavy atoms: a
+    method that draws other sizes than the data's has its score from these, too.
+    """
+    sign, heavy = (
+        setting.sign(),
+        [0 if m is None else int((m.numbers > 1).sum()) for m in molecules],
+    )
+    frame = setting.judged(molecules).with_columns(pl.Series("heavy", heavy))
+    frame.write_csv(folder / MOLECULES)
     score, valid = frame["score"].to_numpy().astype(float), frame["valid"].to_numpy()
     held = frame["held_out"].to_numpy().astype(float) if "held_out" in frame.columns else None
     smiles = [text for text, fine in zip(frame["smiles"], valid, strict=True) if fine]
@@ -139,6 +153,7 @@ def measure(setting: MoleculeSetting, molecules: Sequence[Molecule | None]) -> d
         "unique": new.n / len(smiles) if new else None,
         "novel": new.value if new else None,
         "diversity": diversity(mols).value if len(mols) > 2 else None,
+        "heavy": _mean(frame["heavy"].to_numpy()[valid]),
         "failed": float(np.isnan(score).mean()),
     }
 
@@ -167,7 +182,7 @@ def _tuned(
     with products("fp32"):
         kl = divergence(setting, tuned.denoiser, base.denoiser, min(PATHS_OF, shared["samples"]))
     return {
-        **measure(setting, drawn),
+        **measure(setting, drawn, folder),
         **learned(record),
         "kl": kl.value,
         "kl_stderr": kl.stderr,
@@ -183,10 +198,10 @@ def _conditional(
     model, drawn, told = conditional(cell, setting, shared, folder)
     with products("fp32"):
         kl = divergence(setting, model, setting.model.denoiser, min(PATHS_OF, len(drawn)))
-    return {**told, "kl": kl.value, "kl_stderr": kl.stderr, **measure(setting, drawn)}
+    return {**told, "kl": kl.value, "kl_stderr": kl.stderr, **measure(setting, drawn, folder)}
 
 
-def _best_of_n(cell: Cell, setting: MoleculeSetting) -> dict[str, Any]:
+def _best_of_n(cell: Cell, setting: MoleculeSetting, folder: Path) -> dict[str, Any]:
     """The best of calls/100 molecules of the base, a hundred times; its KL to the base is known."""
     began, judge = time.perf_counter(), setting.judges.reward
     kept = min(KEPT, cell.calls)
@@ -205,7 +220,7 @@ def _best_of_n(cell: Cell, setting: MoleculeSetting) -> dict[str, Any]:
         "spent": n * kept,
         "distinct": setting.ledger.count(judge.name, judge.version),
         "seconds": time.perf_counter() - began,
-        **measure(setting, chosen),
+        **measure(setting, chosen, folder),
     }
 
 

@@ -103,9 +103,10 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 SHARE = 0.3  # sd of the reward that are the temperature: at 0.1 few molecules carry all of p*
 RATE, SHIFTED_RATE = 1e-4, 3e-4  # a network of millions of weights is soon somewhere else
-VALUED = {"radius": "2", "latest": "0.7", "value_rate": "0.001", "catch_up": "true", "gain": "3"}
+VALUED = {"radius": "4", "latest": "0.7", "value_rate": "0.001", "catch_up": "true", "gain": "5"}
+VALID = {"feasible": "true", "insist": "30"}
 CONTROLLED = {"control": "true"}
-ROUNDS, LEAST, MOST = 4, 100, 2500
+ROUNDS, LEAST, MOST = 8, 100, 2500
 
 
 def suited(
@@ -113,15 +114,16 @@ def suited(
 ) -> tuple[list[str], FinetuneConfig]:
     """Options of a method and of its learning that molecules need, unless the user has set them.
 
-    Where rgdm learns a value: it begins with blocks of the base and has learned what thousands of
-    scored molecules tell in some hundreds of steps, each of which is dear. So there are few rounds
-    of many molecules, and two of its steps for one of the model's. Beyond t = 0.7, a log-SNR of 0
-    for the shipped weights, a value knows next to nothing of a molecule, and nothing is shifted.
-    The late steps, whose slopes are error too, are not left out: they would drift unlearned. What
-    a round asks of a model of millions of weights it learns in part only: it catches up. Its
-    targets have no noise of samples, so the rate may be three times the others'. Regressed on its
-    own few samples, as in rwr and rgdm with level=sample, a network drifts away from all of them
-    without the control variate. rgdm begins from ``data`` molecules with level=sample.
+    Where rgdm learns a value: it begins with blocks of the base and has learned what a thousand of
+    scored molecules tell in some hundreds of steps, four for one of the model's, which has learned
+    what x_t tells of a shift in some fifty. Beyond t = 0.7, a log-SNR of 0 for the shipped weights,
+    a value knows next to nothing of a molecule, and nothing is shifted. The late steps, whose
+    slopes are error too, are not left out: they would drift unlearned. What a round asks is learned
+    in part only: it catches up. What is asked for leads to where fewer molecules are valid, so the
+    chance of that is learned apart and insisted on. Its targets have no noise of samples, so the
+    rate may be three times the others'. Regressed on its own few samples, as in rwr and rgdm with
+    level=sample, a network drifts away from all of them without the control variate. rgdm begins
+    from ``data`` molecules with level=sample.
     """
     named = {key.strip().replace("-", "_"): value.strip() for key, value in map(_pair, given)}
     own: dict[str, str] = {}
@@ -131,9 +133,9 @@ def suited(
         own |= CONTROLLED
     elif method == "rgdm" and named.get("score", "value") == "value":
         per_round = min(MOST, max(LEAST, math.ceil(loop.calls / ROUNDS)))
-        learning = {"per_round": per_round, "updates": 150, "batch_size": 128}
+        learning = {"per_round": per_round, "updates": 75, "batch_size": 128}
         loop = loop.filled({**learning, "learning_rate": SHIFTED_RATE})
-        own = {**VALUED, "value_steps": str(2 * (loop.updates or 1))}
+        own = {**VALUED, **VALID, "value_steps": str(4 * (loop.updates or 1))}
     loop = loop.filled({"learning_rate": RATE})
     return [*(f"{name}={value}" for name, value in own.items() if name not in named), *given], loop
 
