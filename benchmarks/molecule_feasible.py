@@ -17,14 +17,12 @@ its standard deviations: how many are valid and different, and the mean reward o
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from itertools import product
 
 import torch
-from molecule_tuning import BATCH, LEVELS, NOISE, STEPS, seeded  # beside this file
+from molecule_tuning import BATCH, LEVELS, NOISE, STEPS, loaded, noised, seeded  # beside this file
 from torch import Tensor
-from torch.nn import functional
 
 from payoff.domains.molecules.evaluate import products
 from payoff.domains.molecules.guided import LIMIT
@@ -32,9 +30,9 @@ from payoff.domains.molecules.metrics import smiles_of, to_rdkit
 from payoff.domains.molecules.model import MoleculeModel
 from payoff.domains.molecules.molecule import Molecule
 from payoff.domains.molecules.rewards import REWARDS
-from payoff.errors import UserError
 from payoff.experiments.molecules.rewards import decoded
 from payoff.finetuning.advantages import replace_failed
+from payoff.finetuning.rgdm_step import FAILED
 from payoff.guidance import Guided
 from payoff.metrics import Estimate
 from payoff.rewards import FunctionReward
@@ -43,7 +41,7 @@ from payoff.targets import Target
 from payoff.values import Feasible, Learned, value_network
 from payoff.values.base import Value
 
-WIDTH, LATEST, FAILED = 96, 0.75, 0.02
+WIDTH, LATEST = 96, 0.75
 
 
 class Insisting(Value):
@@ -52,11 +50,10 @@ class Insisting(Value):
     differentiable = True
 
     def __init__(self, value: Feasible, reward: float, chance: float) -> None:
-        self.value, self.weights = value, (reward, chance)
+        self.value, self.reward, self.chance = value, reward, chance
 
     def __call__(self, x_t, t, cond=None, *, generator=None):
-        reward, log_odds = self.value.parts(x_t, t, cond)
-        return self.weights[0] * reward + self.weights[1] * functional.logsigmoid(log_odds)
+        return self.value.weighed(x_t, t, cond, reward=self.reward, chance=self.chance)
 
 
 def judged(found: list[Molecule | None], reward: str) -> tuple[Tensor, list[str]]:
@@ -88,19 +85,11 @@ def ranked(guess: Tensor, there: Tensor) -> float:
 @torch.no_grad()
 def known(value: Learned, x: Tensor, mask: Tensor, score: Tensor) -> list[str]:
     """Correlation and rank of a value at every log-SNR."""
-    process, there, cells = value.target.denoiser.process, ~score.isnan(), []
-    times = torch.linspace(0, 1, 2001)[1:-1]
-    ratios = process.schedule.log_snr(times)  # type: ignore[attr-defined]
-    for level in LEVELS:
-        t = times[(ratios - level).abs().argmin()].expand(len(x))
-        x_t = process.corrupt(x, t, {"mask": mask}, generator=seeded(5))
-        rewards, chances = [], []
-        for rows in torch.arange(len(x)).split(BATCH):
-            args = x_t[rows], t[rows], {"mask": mask[rows]}
-            pair = value.parts(*args) if isinstance(value, Feasible) else (value(*args),) * 2
-            rewards.append(pair[0])
-            chances.append(pair[1])
-        reward, chance = torch.cat(rewards), torch.cat(chances)
+    there, cells = ~score.isnan(), []
+    for batches in noised(value, x, mask):
+        apart = isinstance(value, Feasible)
+        pairs = [value.parts(*batch) if apart else (value(*batch),) * 2 for batch in batches]
+        reward, chance = (torch.cat(part) for part in zip(*pairs, strict=True))
         r = float(torch.corrcoef(torch.stack([reward[there], score[there]]))[0, 1])
         cells.append(f"{r:.2f}, {ranked(chance, there):.2f}")
     return cells
@@ -165,11 +154,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--led", type=int, default=500, help="molecules of a row")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args(arguments)
-    torch.set_num_threads(args.threads)
-    try:
-        model = MoleculeModel.load(args.model)
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    model = loaded(args)
     led(model, learned(model, args), args)
 
 

@@ -23,12 +23,14 @@ import argparse
 import copy
 import sys
 import time
+from collections.abc import Iterator
 from itertools import product
 
 import torch
 from torch import Tensor
 
 from payoff.denoisers import Denoiser
+from payoff.domains.base import Cond
 from payoff.domains.molecules.config import PRODUCTS
 from payoff.domains.molecules.evaluate import products
 from payoff.domains.molecules.guided import LIMIT
@@ -181,21 +183,34 @@ def fresh(model: MoleculeModel, begun: str) -> Learned:
 @torch.no_grad()
 def explained(value: Learned, x: Tensor, mask: Tensor, score: Tensor) -> list[float]:
     """Shares of the variance of scores (n,), one for each of the log-SNRs."""
-    process, fine = value.target.denoiser.process, ~score.isnan()
+    fine = ~score.isnan()
     x, mask, score = x[fine], mask[fine], score[fine]
+    found = []
+    for batches in noised(value, x, mask):
+        error = (torch.cat([value(*batch) for batch in batches]) - score).square().mean()
+        found.append(float(1 - error / score.var()))
+    return found
+
+
+def noised(value: Learned, x: Tensor, mask: Tensor) -> Iterator[list[tuple[Tensor, Tensor, Cond]]]:
+    """Samples at each of the log-SNRs, in batches of what a value is asked with: (x_t, t, cond)."""
+    process = value.target.denoiser.process
     times = torch.linspace(0, 1, 2001)[1:-1]
     ratios = process.schedule.log_snr(times)  # type: ignore[attr-defined]
-    found = []
     for level in LEVELS:
         t = times[(ratios - level).abs().argmin()].expand(len(x))
         x_t = process.corrupt(x, t, {"mask": mask}, generator=seeded(5))
-        guesses = [
-            value(x_t[rows], t[rows], {"mask": mask[rows]})
-            for rows in torch.arange(len(x)).split(BATCH)
-        ]
-        error = (torch.cat(guesses) - score).square().mean()
-        found.append(float(1 - error / score.var()))
-    return found
+        parts = torch.arange(len(x)).split(BATCH)
+        yield [(x_t[rows], t[rows], {"mask": mask[rows]}) for rows in parts]
+
+
+def loaded(args: argparse.Namespace) -> MoleculeModel:
+    """The model that is named, on so many threads; ends the program where there is none."""
+    torch.set_num_threads(args.threads)
+    try:
+        return MoleculeModel.load(args.model)
+    except UserError as error:
+        sys.exit(f"error: {error}")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -217,11 +232,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--minimize", action="store_true", help="a lower reward is better")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args(arguments)
-    torch.set_num_threads(args.threads)
-    try:
-        model = MoleculeModel.load(args.model)
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    model = loaded(args)
     if args.paths:
         rounding(model, args.paths)
         print()

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from payoff.finetuning import losses
 from payoff.finetuning import neighbourhood as near
@@ -286,8 +285,7 @@ def learned_value(method: RGDM, run: Run, pool: Pool, law: Tensor, gap: float) -
     def valued(x: Tensor, t: Tensor, cond: Condition | None) -> Tensor:
         with run.drawing():
             if isinstance(value, Feasible):
-                reward, log_odds = value.parts(x, t, cond)
-                return gap / unit * reward + method.insist * functional.logsigmoid(log_odds)
+                return value.weighed(x, t, cond, reward=gap / unit, chance=method.insist)
             return gap / unit * value(x, t, cond)
 
     return valued

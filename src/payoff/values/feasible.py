@@ -55,6 +55,19 @@ class Feasible(Learned):
             raise ValueError("one output cannot tell a score and the chance to have one")
         return self.offset + summed(out[:, 0::2]), self.log_odds + summed(out[:, 1::2])
 
+    def weighed(
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        cond: Condition | None = None,
+        *,
+        reward: float = 1.0,
+        chance: float = 1.0,
+    ) -> Tensor:
+        """``reward`` times the value of the scored plus ``chance`` times log P(scored), (B,)."""
+        scored, log_odds = self.parts(x_t, t, cond)
+        return reward * scored + chance * functional.logsigmoid(log_odds)
+
     def forward(
         self,
         x_t: Tensor,
@@ -64,20 +77,10 @@ class Feasible(Learned):
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """The value (B,) in nats, both terms."""
-        reward, log_odds = self.parts(x_t, t, cond)
-        return reward + functional.logsigmoid(log_odds)
+        return self.weighed(x_t, t, cond)
 
-    def loss(
-        self,
-        x0: Tensor,
-        score: Tensor,
-        t: Tensor,
-        cond: Condition | None = None,
-        *,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """The loss (B,) of both at times t (B,); a score r/τ (B,) is NaN where there is none."""
-        x_t = self.target.denoiser.process.corrupt(x0, t, cond, generator=generator)
+    def _losses(self, x_t: Tensor, score: Tensor, t: Tensor, cond: Condition | None) -> Tensor:
+        """The loss (B,) of both; a score r/τ (B,) is NaN where there is none."""
         reward, log_odds = self.parts(x_t, t, cond)
         scored = ~score.isnan()
         # both losses of a gap of zero are zero, and so are their slopes

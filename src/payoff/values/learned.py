@@ -93,6 +93,10 @@ class Learned(nn.Module, Value):
     ) -> Tensor:
         """The loss (B,) of clean x0 (B, ...) with score r/τ (B,) at times t (B,)."""
         x_t = self.target.denoiser.process.corrupt(x0, t, cond, generator=generator)
+        return self._losses(x_t, score, t, cond)
+
+    def _losses(self, x_t: Tensor, score: Tensor, t: Tensor, cond: Condition | None) -> Tensor:
+        """The loss (B,) of noisy samples x_t (B, ...)."""
         return self._error(score - self(x_t, t, cond))
 
     def _error(self, gap: Tensor) -> Tensor:

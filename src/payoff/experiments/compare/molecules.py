@@ -127,10 +127,8 @@ def measure(
     The molecules go to :data:`MOLECULES` in the cell's folder, with their numbers of heavy atoms: a
     method that draws other sizes than the data's has its score from these, too.
     """
-    sign, heavy = (
-        setting.sign(),
-        [0 if m is None else int((m.numbers > 1).sum()) for m in molecules],
-    )
+    sign = setting.sign()
+    heavy = [0 if m is None else int((m.numbers > 1).sum()) for m in molecules]
     frame = setting.judged(molecules).with_columns(pl.Series("heavy", heavy))
     frame.write_csv(folder / MOLECULES)
     score, valid = frame["score"].to_numpy().astype(float), frame["valid"].to_numpy()

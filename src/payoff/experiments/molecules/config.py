@@ -103,8 +103,10 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 SHARE = 0.3  # sd of the reward that are the temperature: at 0.1 few molecules carry all of p*
 RATE, SHIFTED_RATE = 1e-4, 3e-4  # a network of millions of weights is soon somewhere else
-VALUED = {"radius": "4", "latest": "0.7", "value_rate": "0.001", "catch_up": "true", "gain": "5"}
-VALID = {"feasible": "true", "insist": "30"}
+VALUED = {
+    **{"radius": "4", "latest": "0.7", "value_rate": "0.001", "catch_up": "true", "gain": "5"},
+    **{"feasible": "true", "insist": "30"},
+}
 CONTROLLED = {"control": "true"}
 ROUNDS, LEAST, MOST = 8, 100, 2500
 
@@ -114,7 +116,7 @@ def suited(
 ) -> tuple[list[str], FinetuneConfig]:
     """Options of a method and of its learning that molecules need, unless the user has set them.
 
-    Where rgdm learns a value: it begins with blocks of the base and has learned what a thousand of
+    Where rgdm learns a value: it begins with blocks of the base and has learned what a thousand
     scored molecules tell in some hundreds of steps, four for one of the model's, which has learned
     what x_t tells of a shift in some fifty. Beyond t = 0.7, a log-SNR of 0 for the shipped weights,
     a value knows next to nothing of a molecule, and nothing is shifted. The late steps, whose
@@ -135,7 +137,7 @@ def suited(
         per_round = min(MOST, max(LEAST, math.ceil(loop.calls / ROUNDS)))
         learning = {"per_round": per_round, "updates": 75, "batch_size": 128}
         loop = loop.filled({**learning, "learning_rate": SHIFTED_RATE})
-        own = {**VALUED, **VALID, "value_steps": str(4 * (loop.updates or 1))}
+        own = {**VALUED, "value_steps": str(4 * (loop.updates or 1))}
     loop = loop.filled({"learning_rate": RATE})
     return [*(f"{name}={value}" for name, value in own.items() if name not in named), *given], loop
 

@@ -66,7 +66,7 @@ def best(run: CompareRun, calls: int) -> str:
         ", whose designs are chosen among more samples by a score," if chooses(order[0]) else ""
     )
     who = f"At {plural(calls, 'reward call')} <b>{text(order[0], 60)}</b>{chosen}"
-    return _lead(run, calls, order, f"{who} has the")
+    return _lead(run, calls, order, f"{who} has")
 
 
 def best_model(run: CompareRun, calls: int) -> str:
@@ -75,7 +75,7 @@ def best_model(run: CompareRun, calls: int) -> str:
     if not models or models[0] == order[0]:
         return ""
     who = f"Where nothing is chosen afterwards, the samples of <b>{text(models[0], 60)}</b>"
-    return _lead(run, calls, models, f"{who} have the")
+    return _lead(run, calls, models, f"{who} have")
 
 
 def _lead(run: CompareRun, calls: int, order: list[str], who: str) -> str:
@@ -83,10 +83,10 @@ def _lead(run: CompareRun, calls: int, order: list[str], who: str) -> str:
     first, rest = order[0], order[1:]
     values = run.values(first, calls, run.main)
     if not rest:
-        alone = f"{who.removesuffix('the')}a {subject(run)} of {shown(values)}"
+        alone = f"{who} a {subject(run)} of {shown(values)}"
         return f"{alone}; there is nothing to compare it with."
     way = "highest" if run.sign > 0 else "lowest"
-    start = f"{who} {way} {subject(run)}, {shown(values)}"
+    start = f"{who} the {way} {subject(run)}, {shown(values)}"
     after = f"{text(rest[0], 60)} with {shown(run.values(rest[0], calls, run.main))}"
     if len(values) < 2:
         return (
