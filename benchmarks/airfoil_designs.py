@@ -40,13 +40,17 @@ from airfoil_xfoil import XFoil  # beside this file
 
 from payoff.configs import option
 from payoff.domains import airfoils
-from payoff.experiments.design import PRESETS, DesignConfig, design
-from payoff.experiments.records import read_record
+from payoff.domains.airfoils.rewards import MIN_CONFIDENCE
+from payoff.jobs.base import start
+from payoff.jobs.design.job import Design
+from payoff.jobs.records import read_record
 from payoff.metrics import mean_pairwise_distance
+from payoff.metrics.support import novelty
 from payoff.rewards import spearman
 
 Row = dict[str, Any]
 Array = npt.NDArray[np.float64]
+PRESETS = {"default": {}, **Design.presets}
 RESULTS, TABLES = "results.json", "results.md"
 XFOIL_TOP, XFOIL_DATA = 10, 30  # designs a seed, and rows of the data beside them
 
@@ -115,7 +119,7 @@ def propose(config: Config, seed: int) -> list[Row]:
             seconds = record["timings"]["total"] - record["timings"].get("oracle", 0.0)
         else:
             try:
-                frame = evidence.proposer.job.codec.decode(method(evidence))
+                frame = evidence.sampler.domain.codec.decode(method(evidence))
             except ModuleNotFoundError as error:
                 print(f"seed {seed}: {name} left out, {error}", flush=True)
                 continue
@@ -132,17 +136,16 @@ def _run(config: Config, seed: int) -> Path:
     """A finished ``payoff design`` run of this seed, made if it is not there."""
     run = config.folder(seed) / "run"
     if config.fresh or not (run / "run.json").exists():
-        chosen = DesignConfig(
-            source="airfoils",
-            seed=seed,
-            count=config.count,
-            alpha=config.alpha,
-            reynolds=config.reynolds,
-            labelled=config.labelled,
-            noise=config.noise,
-            **PRESETS[config.preset],
-        )
-        design(chosen, run, overwrite=True, quiet=True)
+        given = {
+            "seed": seed,
+            "count": config.count,
+            "alpha": config.alpha,
+            "reynolds": config.reynolds,
+            "labelled": config.labelled,
+            "noise": config.noise,
+        }
+        how: Row = {"preset": config.preset, "overwrite": True, "quiet": True}
+        start(Design, "airfoils", given, out=run, **how)
     held = read_record(run)["config"]
     wanted = {**config.setting(), "seed": seed}
     del wanted["preset"]
@@ -163,17 +166,17 @@ def _digest(run: Path) -> str:
 
 def _unjudged(evidence: Evidence, frame: pl.DataFrame) -> Row:
     """Predicted score, novelty, support and diversity of designs."""
-    job = evidence.proposer.job
-    x = job.codec.encode(frame, dtype=torch.float64)
+    score = evidence.sampler.score
+    x = evidence.sampler.domain.codec.encode(frame, dtype=torch.float64)
     with torch.no_grad():
-        predicted = evidence.proposer.reward(x)
-    diversity = mean_pairwise_distance(job.support.coordinates(x)).value if len(x) > 2 else None
+        predicted = score.regressor(x)
+    places = score.support.coordinates(x)
     return {
         "n": len(x),
         "predicted": float(predicted.median()),
-        "novelty": float(job.novelty(x).median()),
-        "support": float(job.support(x).median()),
-        "diversity": diversity,
+        "novelty": float(novelty(x, evidence.x).median()),
+        "support": float(score.support(x).median()),
+        "diversity": mean_pairwise_distance(places).value if len(x) > 2 else None,
     }
 
 
@@ -181,7 +184,7 @@ def judge(row: Row, config: Config, data_best: float) -> Row:
     """The row with what the noiseless score says about its designs."""
     frame = pl.read_csv(config.folder(row["seed"]) / f"{row['method']}.csv")
     found = airfoils.aerodynamics(frame, alpha=config.alpha, re=config.reynolds)
-    truth, confident = found["lift_to_drag"], found["confidence"] >= airfoils.MIN_CONFIDENCE
+    truth, confident = found["lift_to_drag"], found["confidence"] >= MIN_CONFIDENCE
     thick = airfoils.positive_thickness(airfoils.parameters(frame))
     valid = confident & thick
     best = float(truth[valid].max()) if valid.any() else None

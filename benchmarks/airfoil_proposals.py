@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from payoff.experiments.design.again import reopen
-from payoff.experiments.design.aims import Proposer
+from payoff.jobs.design.aims import AimSampler
+from payoff.jobs.design.reopen import reopen
 
 INNER = 0.01  # share of the rows cut off at either end of every column for the inner box
 
@@ -48,7 +48,7 @@ class Evidence:
     """What may be known when designs are proposed.
 
     Attributes:
-        proposer: of the finished run: model, learned score, support, and the domain's geometry.
+        sampler: of the finished run: model, learned score, support, and the domain's geometry.
         x: encoded rows of the data (n, D), float64, standardised columns.
         labels: (n,) noisy scores, NaN = unlabelled.
         predicted: (n,) learned score of every row.
@@ -58,7 +58,7 @@ class Evidence:
         effort: see :class:`Effort`.
     """
 
-    proposer: Proposer
+    sampler: AimSampler
     x: Tensor
     labels: Tensor
     predicted: Tensor
@@ -70,15 +70,14 @@ class Evidence:
     @classmethod
     def of(cls, run: Path, count: int, network_calls: int, seed: int, effort: Effort) -> Evidence:
         """The evidence of a finished run that took so many network calls."""
-        proposer, _ = reopen(run)
-        calls = proposer.sampler.steps * proposer.sampler.calls_per_step
-        draws = network_calls // (calls * (2 if proposer.config.guidance else 1))
-        job = proposer.job
-        job.oracle = job.valid = None
-        x = job.x.double()
-        with torch.no_grad():
-            predicted = proposer.reward(x)
-        return cls(proposer, x, job.labels, predicted, count, draws, seed, effort)
+        sampler, _ = reopen(run)
+        calls = sampler.sampler.steps * sampler.sampler.calls_per_step
+        draws = network_calls // (calls * sampler.by.evaluations(sampler.job.guidance))
+        # the score keeps all rows of so small a table, in order
+        x, labels = sampler.score.rows.double(), sampler.data.labels
+        assert labels is not None
+        predicted = sampler.predicted
+        return cls(sampler, x, labels, predicted, count, draws, seed, effort)
 
     def box(self, inner: bool = False) -> Tensor:
         """Column ranges of the data (2, D); of its inner 98 % if ``inner``."""
@@ -107,7 +106,7 @@ def rows(evidence: Evidence) -> Tensor:
 
 def ascent(evidence: Evidence, *, short: bool = False, pessimism: float = 0.0) -> Tensor:
     """Adam on the learned score (minus ``pessimism`` sd) from the best rows, inside the box."""
-    effort, reward = evidence.effort, evidence.proposer.reward
+    effort, reward = evidence.effort, evidence.sampler.score.regressor
     low, high = evidence.box()
     x = evidence.best_rows().clamp(low, high).requires_grad_(True)
     optimiser = torch.optim.Adam([x], lr=effort.ascent_rate)
@@ -123,20 +122,20 @@ def ascent(evidence: Evidence, *, short: bool = False, pessimism: float = 0.0) -
 
 def pessimistic_ascent(evidence: Evidence, *, short: bool = False) -> Tensor:
     """Ascent on the very objective that ``payoff design`` ranks its samples by."""
-    return ascent(evidence, short=short, pessimism=evidence.proposer.config.pessimism)
+    return ascent(evidence, short=short, pessimism=evidence.sampler.job.pessimism)
 
 
 def best_of_n(evidence: Evidence) -> Tensor:
     """As many unconditional samples of the same model as payoff drew, then payoff's selection."""
-    proposer, model = evidence.proposer, evidence.proposer.model
+    sampler, n = evidence.sampler, evidence.draws
     generator = torch.Generator().manual_seed(evidence.seed + 3)
     cond = {
-        "label": model.label(model.location).to(proposer.like),
-        "label_known": torch.zeros(1).to(proposer.like),
+        "label": sampler.by.label(sampler.by.location, n).to(sampler.like),
+        "label_known": torch.zeros(n).to(sampler.like),
     }
-    z = proposer.sampler.sample(evidence.draws, cond, generator=generator)
-    draws = proposer.judge(proposer.job.codec.project(model.to_codec(z)))
-    return draws.x[proposer.select(draws, evidence.count)].double()
+    z = sampler.sampler.sample(n, cond, generator=generator)
+    draws = sampler.judge(sampler.domain.decode(z, {}))
+    return draws.look.places[sampler.select(draws, evidence.count)].double()
 
 
 def _botorch(name: str, evidence: Evidence, **options: bool) -> Tensor:

@@ -24,13 +24,13 @@ import torch
 from molecule_tuning import BATCH, LEVELS, NOISE, STEPS, loaded, noised, seeded  # beside this file
 from torch import Tensor
 
+from payoff.domains.molecules.codecs import decoded
 from payoff.domains.molecules.evaluate import products
 from payoff.domains.molecules.guided import LIMIT
 from payoff.domains.molecules.metrics import smiles_of, to_rdkit
 from payoff.domains.molecules.model import MoleculeModel
 from payoff.domains.molecules.molecule import Molecule
 from payoff.domains.molecules.rewards import REWARDS
-from payoff.experiments.molecules.rewards import decoded
 from payoff.finetuning.advantages import replace_failed
 from payoff.finetuning.rgdm_step import FAILED
 from payoff.guidance import Guided

@@ -28,16 +28,15 @@ from typing import Any
 
 import torch
 
-from payoff.domains.molecules.evaluate import products
 from payoff.domains.molecules.molecule import Molecule
 from payoff.domains.molecules.property import PropertyNet
-from payoff.experiments.molecules.design.aims import Drawer, Judge, drawer_of
-from payoff.experiments.molecules.design.conditioners import train
-from payoff.experiments.molecules.design.config import MoleculeDesignConfig
-from payoff.experiments.molecules.design.data import make_setting
-from payoff.experiments.molecules.design.score import learn
-from payoff.experiments.progress import Reporter
-from payoff.experiments.records import RunFolder
+from payoff.jobs.base import resolve
+from payoff.jobs.design.aims import AimSampler
+from payoff.jobs.design.conditioners import train_conditioner
+from payoff.jobs.design.job import Design
+from payoff.jobs.design.score import learn_score
+from payoff.jobs.progress import Reporter
+from payoff.jobs.records import RunFolder
 from payoff.metrics import Estimate
 
 ROWS = "rows.jsonl"
@@ -61,21 +60,21 @@ def truth(evaluator: PropertyNet, molecules: Sequence[Molecule | None], name: st
 
 
 def measured(
-    drawer: Drawer, judge: Judge, evaluator: PropertyNet, args: argparse.Namespace, aim: float
+    sampler: AimSampler, evaluator: PropertyNet, args: argparse.Namespace, aim: float
 ) -> dict[str, Any]:
     """The figures of one aim."""
-    molecules = drawer(aim, args.samples, torch.Generator().manual_seed(args.seed + 5))
-    verdict, true = judge(molecules), truth(evaluator, molecules, args.score)
-    known = true.isfinite()
+    draws = sampler.draw(aim, args.samples, torch.Generator().manual_seed(args.seed + 5))
+    true = truth(evaluator, draws.objects, args.score)
+    known, look = true.isfinite(), draws.look
     error, mean = Estimate.of((true[known] - aim).abs()), Estimate.of(true[known])
     return {
         "error": error.value,
         "error_stderr": error.stderr,
         "mean": mean.value,
         "mean_stderr": mean.stderr,
-        "believed": float(verdict.mean[verdict.mean.isfinite()].mean()),
-        "valid": sum(text is not None for text in verdict.smiles) / len(molecules),
-        "support": float(verdict.support.nanmedian()),
+        "believed": float(look.mean[look.mean.isfinite()].mean()),
+        "valid": sum(why is None for why in draws.reasons) / len(draws.objects),
+        "support": float(look.support.nanmedian()),
         "unread": int((~known).sum()),
     }
 
@@ -87,30 +86,32 @@ def cell(
     missing = [both for both in product(args.guidance, args.aims) if both not in done]
     if not missing:
         return
-    config = MoleculeDesignConfig(
-        score=args.score,
-        labelled=labelled,
-        noise=noise,
-        aim=args.aims[0],
-        part="second_half",
-        steps=args.steps,
-        seed=args.seed,
-        base=args.base,
-        conditioning=args.conditioning,
-    )
+    given = {
+        "score": args.score,
+        "labelled": labelled,
+        "noise": noise,
+        "aim": args.aims[0],
+        "part": "second_half",
+        "steps": args.steps,
+        "seed": args.seed,
+        "base": args.base,
+        "conditioning": args.conditioning,
+    }
     name = f"{args.conditioning}-{labelled:g}-{noise:g}"
     folder, reporter = RunFolder(args.out / name, {"of": name}, resume=True), Reporter()
-    setting = make_setting(config, reporter)
-    config = config.filled(setting.base is not None)
-    scorer, _, pseudo = learn(setting, config, reporter)
-    conditioner = train(setting, pseudo, config, folder, reporter).conditioner()
-    nodes = setting.mask.sum(1)
-    judge, evaluator = Judge(scorer, config), PropertyNet.from_pretrained(args.evaluator)
+    job, asked = resolve(Design, "qm9", given)
+    plan = job.prepare(asked, reporter)
+    data, kind = plan.data, asked.kind
+    score, _ = learn_score(data, job, folder, reporter)
+    predicted = score.values(data.objects)
+    by = train_conditioner(data, kind, plan.base, predicted, job, folder, reporter)
+    evaluator = PropertyNet.from_pretrained(args.evaluator)
     for guidance, aim in missing:
-        drawer = drawer_of(conditioner, pseudo, nodes, replace(config, guidance=guidance))
+        options = replace(job, guidance=guidance)
+        sampler = AimSampler(by, score, data, predicted, options)
         row = {"conditioning": args.conditioning, "labelled": labelled, "noise": noise}
         row |= {"guidance": guidance, "aim": aim}
-        row |= measured(drawer, judge, evaluator, args, aim)
+        row |= measured(sampler, evaluator, args, aim)
         with (args.out / ROWS).open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         print(line(row), flush=True)
@@ -147,12 +148,11 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"| {' | '.join(COLUMNS.values())} |\n|{'---|' * len(COLUMNS)}")
     for row in rows:
         print(line(row))
-    with products():
-        for share, noise in product(args.shares, args.noises):
-            key = (args.conditioning, share, noise)
-            these = [r for r in rows if (r["conditioning"], r["labelled"], r["noise"]) == key]
-            done = {(r["guidance"], r["aim"]) for r in these}
-            cell(args, share, noise, done)
+    for share, noise in product(args.shares, args.noises):
+        key = (args.conditioning, share, noise)
+        these = [r for r in rows if (r["conditioning"], r["labelled"], r["noise"]) == key]
+        done = {(r["guidance"], r["aim"]) for r in these}
+        cell(args, share, noise, done)
 
 
 def _lines(path: Path) -> list[str]:

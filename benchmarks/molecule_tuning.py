@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from payoff.denoisers import Denoiser
-from payoff.domains.base import Cond
+from payoff.domains.molecules.codecs import decoded
 from payoff.domains.molecules.config import PRODUCTS
 from payoff.domains.molecules.evaluate import products
 from payoff.domains.molecules.guided import LIMIT
@@ -38,13 +38,13 @@ from payoff.domains.molecules.metrics import summary
 from payoff.domains.molecules.model import MoleculeModel
 from payoff.domains.molecules.rewards import REWARDS
 from payoff.errors import UserError
-from payoff.experiments.molecules.rewards import decoded
 from payoff.finetuning.advantages import replace_failed
 from payoff.finetuning.monitor import floored_kl
 from payoff.guidance import Guided
 from payoff.metrics import Estimate
 from payoff.nets.invariant import InvariantTransformer
 from payoff.rewards import FunctionReward
+from payoff.rewards.base import Cond
 from payoff.samplers import stochastic
 from payoff.targets import Target
 from payoff.values import Learned, value_network

@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 
 from payoff.domains import airfoils
-from payoff.experiments.records import read_record
+from payoff.jobs.records import read_record
 
 GREY, RED, INK, FAINT = "#8c96a3", "#d1495b", "#1f2933", "#d9dee4"
 WIDTH, HEIGHT = 960, 330

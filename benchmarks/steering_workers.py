@@ -20,11 +20,11 @@ from pathlib import Path
 import torch
 
 from payoff.denoisers import NetDenoiser
-from payoff.experiments.progress import Reporter
-from payoff.experiments.records import RunFolder
-from payoff.experiments.steer.drawing import FLIGHT, Drawing
-from payoff.experiments.steer.methods import method_class
-from payoff.experiments.steer.remarks import Remarks
+from payoff.jobs.methods import steering_class
+from payoff.jobs.progress import Reporter
+from payoff.jobs.records import RunFolder
+from payoff.jobs.steer.drawing import FLIGHT, BatchedSteering
+from payoff.jobs.steer.remarks import Remarks
 from payoff.nets import ResidualMLP
 from payoff.processes import GaussianProcess
 from payoff.rewards import Reward
@@ -66,13 +66,13 @@ class Evaluation:
 
 def drawn(target, workers: int, plan: list[int], particles: int, steps: int):
     """(seconds, samples) of one run."""
-    cls = method_class("svdd")  # one reward call a network evaluation: both cost the same
+    cls = steering_class("svdd")  # one reward call a network evaluation: both cost the same
     options = {"candidates": particles, "steps": steps}
     with tempfile.TemporaryDirectory() as place:
-        drawing = Drawing(
+        drawing = BatchedSteering(
             target,
             lambda own: cls(own, (DIM,), **options),
-            None,
+            lambda n, generator: {},
             0,
             RunFolder(place, {}),
             Remarks(Reporter(quiet=True)),
@@ -80,7 +80,7 @@ def drawn(target, workers: int, plan: list[int], particles: int, steps: int):
         )
         began = time.perf_counter()
         found = drawing.all(plan, FLIGHT if workers else 1)
-        return time.perf_counter() - began, torch.cat([z for _, z in found])
+        return time.perf_counter() - began, torch.cat([z for _, z, _ in found])
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The design job from Python: a DataFrame in, a DataFrame of designs out, a report beside it.
+"""The design job from Python: a DataFrame in, a run with its designs and its report out.
 
 The table is that of beams.py, in memory. The true score verifies the designs at the end; neither
 the learned score nor the model ever sees it.
@@ -14,8 +14,7 @@ from pathlib import Path
 
 from beams import oracle, table
 
-from payoff.experiments.design import PRESETS, DesignConfig, design
-from payoff.report import build
+import payoff
 
 
 def main() -> None:
@@ -25,23 +24,26 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/beams-from-python"))
     options = parser.parse_args()
 
-    config = DesignConfig(
-        source=table(),
+    run = payoff.design(
+        table(),
         score="stiffness",
         identifiers=["name"],
         fixed=["material=steel"],
         bounds=["width=0:60", "length=0.8:3"],
         count=20,
-        **PRESETS["toy" if options.toy else "default"],
+        preset="toy" if options.toy else "default",
+        out=options.out,
+        overwrite=True,
+        quiet=options.toy,
     )
-    designs = design(config, options.out, overwrite=True, quiet=options.toy)
+    designs = run.designs
     true = oracle(designs)
     print(designs.head(5))
     inside = designs["predicted_low"].to_numpy() <= true
     inside &= true <= designs["predicted_high"].to_numpy()
     print(f"predicted median {designs['predicted'].median():.4g}, true {sorted(true)[10]:.4g}")
     print(f"{inside.sum()} of {len(designs)} true scores lie in their predicted 90 % interval")
-    print(f"report: {build(options.out)}")
+    print(f"report: {run.report}")
 
 
 if __name__ == "__main__":

@@ -17,8 +17,8 @@ import argparse
 import torch
 
 from payoff.denoisers import Corrected
-from payoff.experiments.finetune.methods import make_method
 from payoff.finetuning import METHODS, FinetuneConfig
+from payoff.jobs.methods import make_method
 from payoff.metrics import Estimate, paths
 from payoff.nets import ResidualMLP
 from payoff.problems import MixtureProblem

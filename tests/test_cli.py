@@ -10,7 +10,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from experiments.design_runs import DESIGN, call, files, table, words
+from jobs.command_line import call
+from jobs.command_line import design_words as words
+from jobs.design_cases import DESIGN, files, table
 from payoff import __version__
 
 PROGRAM = [sys.executable, "-m", "payoff"]
@@ -74,13 +76,14 @@ def test_a_run_says_what_it_did(
     monkeypatch.chdir(folder)
     assert call(monkeypatch, *words("boards.csv", "runs/told", "--seed", "3")) == 0
     said = capsys.readouterr()
-    assert "boards: 240 rows, 60 of them with a score" in said.err
-    assert "maximizing load over width (number), holes (whole number), wood (category)" in said.err
+    assert "boards: 240 designs, 60 of them with a score" in said.err
+    columns = "width (number), holes (whole number), wood (category)"
+    assert f"maximizing load; designs of {columns}" in said.err
     assert "rank correlation" in said.err
     assert "12 designs: predicted load" in said.err
     assert said.out.splitlines() == [
-        "designs: runs/told/designs.csv (12)",
-        f"report:  {(folder / 'runs/told/report.html').resolve()}",
+        f"designs: {(folder / 'runs/told/designs.csv').resolve()} (12)",
+        f"report: {(folder / 'runs/told/report.html').resolve()}",
     ]
 
 
@@ -99,7 +102,7 @@ def test_a_preset_gives_way_to_what_is_given(folder: Path, monkeypatch: pytest.M
     """Even where an option repeats the ordinary default."""
     monkeypatch.chdir(folder)
     given = ["design", "boards.csv", "--score", "load", "--id", "name", "--preset", "toy"]
-    given += ["--reward", "ridge", "--depth", "3", "--count", "5", "--out", "runs/preset"]
+    given += ["--regressor", "ridge", "--depth", "3", "--count", "5", "--out", "runs/preset"]
     assert call(monkeypatch, *given) == 0
     used = json.loads((folder / "runs/preset/run.json").read_text())["config"]
     assert used["depth"] == 3  # the default, asked for

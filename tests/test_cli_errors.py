@@ -13,7 +13,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from experiments.design_runs import call, files, table, words
+from jobs.command_line import call
+from jobs.command_line import design_words as words
+from jobs.design_cases import files, table
 
 
 def csv(change: Callable[[pl.DataFrame], pl.DataFrame]) -> bytes:
@@ -179,8 +181,8 @@ OPTIONS: dict[str, tuple[list[str], tuple[str, ...]]] = {
     "no design": (["--count", "0"], ("--count must be at least 1",)),
     "aim that is no number": (["--aim", "nan"], ("--aim must be a finite number",)),
     "unknown sampler": (["--sampler", "euler"], ("--sampler euler", "ancestral")),
-    "unknown network": (["--network", "unet"], ("--network unet", "mlp, subspace")),
-    "unknown reward": (["--reward", "tree"], ("--reward tree", "ridge")),
+    "unknown network": (["--architecture", "unet"], ("--architecture unet", "mlp, subspace")),
+    "unknown regressor": (["--regressor", "tree"], ("--regressor tree", "ridge")),
     "unknown precision": (["--precision", "16"], ("--precision 16", "32, 64")),
     "no learning": (["--learning-rate", "0"], ("--learning-rate must be above 0",)),
     "all dropped": (["--dropout", "1"], ("--dropout", "below 1")),
@@ -189,7 +191,10 @@ OPTIONS: dict[str, tuple[list[str], tuple[str, ...]]] = {
     "meta-nonsense": (["--device", "meta-nonsense"], ("--device meta-nonsense is no device",)),
     "meta": (["--device", "meta"], ("--device meta is no device", "choose cpu")),
     "an absent GPU": (["--device", "cuda:77"], ("--device cuda:77 cannot be used here",)),
-    "for airfoils only": (["--labelled", "0.5"], ("--labelled is for the built-in airfoils",)),
+    "for airfoils only": (
+        ["--labelled", "0.5"],
+        ("--labelled does not apply", "it is for airfoils"),
+    ),
     "oracle without function": (["--oracle", "lab"], ("MODULE:FUNCTION",)),
     "oracle that is a file": (["--oracle", "lab.py:score"], ("lab:score",)),
     "oracle that is nowhere": (["--oracle", "laboratory:score"], ("no module 'laboratory'",)),
@@ -207,11 +212,11 @@ def test_a_wrong_option(
     refused(words("boards.csv", "run", *more), expected)(tmp_path, monkeypatch, capsys)
 
 
-@pytest.mark.parametrize("option", ["--score=y", "--minimize", "--id=name", "--categorical=a"])
-def test_airfoils_have_a_score_of_their_own(
+@pytest.mark.parametrize("option", ["--score=y", "--id=name", "--categorical=a"])
+def test_airfoils_have_a_score_and_columns_of_their_own(
     option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    expected = (option.partition("=")[0], "airfoils", "their own score")
+    expected = (option.partition("=")[0], "airfoils")
     refused(["design", "airfoils", option, "--out", "run"], expected)(tmp_path, monkeypatch, capsys)
 
 
@@ -229,7 +234,7 @@ def test_a_folder_that_is_taken(
     if kind == "finished":
         (run / "run.json").write_text("{}")
     expected = {
-        "file": ("--out run is a file", "give a folder"),
+        "file": ("run is a file", "give a folder"),
         "finished": ("already holds a finished run", "--overwrite"),
         "unfinished": ("already holds an unfinished run", "--resume", "--overwrite"),
     }[kind]

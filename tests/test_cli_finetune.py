@@ -8,8 +8,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from experiments.design_runs import call, files
-from experiments.finetune_runs import DESIGN, words, write
+from jobs.command_line import call
+from jobs.design_cases import DESIGN, files
+from jobs.tuning_cases import words, write
 
 MODULE = "boards_of_the_line"
 LOAD = f"{MODULE}:load"
@@ -23,7 +24,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.syspath_prepend(str(folder))
-        assert call(patch, *words(LOAD, "runs/first")) == 0
+        assert call(patch, *words("finetune", LOAD, "runs/first")) == 0
     return folder
 
 
@@ -44,16 +45,19 @@ def test_help(
 def test_a_run_says_what_it_did(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given = words(LOAD, "runs/told", "--seed", "3", "--set", "share=0.25", "--held-out", LOAD)
+    given = words(
+        "finetune", LOAD, "runs/told", "--seed", "3", "--set", "share=0.25", "--held-out", LOAD
+    )
     assert call(monkeypatch, *given) == 0
     said = capsys.readouterr()
     assert "boards: 240 rows; designs of width (number), holes (whole number)" in said.err
     assert f"rwr on {LOAD}; {LOAD} is held out" in said.err
     assert "0.1 sd of 50 base samples' load" in said.err
     assert "10 designs: load" in said.err
+    told = Path("runs/told").absolute()
     assert said.out.splitlines()[:2] == [
-        "designs: runs/told/designs.csv (10)",
-        "history: runs/told/history.csv",
+        f"designs: {told / 'designs.csv'} (10)",
+        f"history: {told / 'history.csv'}",
     ]
     record = json.loads(Path("runs/told/run.json").read_text())
     assert record["method"]["options"]["share"] == 0.25
@@ -94,7 +98,7 @@ def test_more_designs_and_the_list(
 def test_without_out_a_run_gets_a_name_of_its_own(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given = words(LOAD, "x", "--calls", "60", "--base-steps", "20", "--quiet")
+    given = words("finetune", LOAD, "x", "--calls", "60", "--base-steps", "20", "--quiet")
     given = [w for w in given if w not in ("--out", "x")]
     given[1] = str(folder / "boards.csv")
     monkeypatch.chdir(tmp_path)
@@ -107,7 +111,7 @@ def test_without_out_a_run_gets_a_name_of_its_own(
     [
         (["--method", "rwt"], "--method rwt: there is no such method, did you mean 'rwr'"),
         (["--set", "shares=1"], "rwr has no option 'shares', did you mean 'share'"),
-        (["--calls", "-5"], "calls must not be negative"),
+        (["--calls", "-5"], "--calls -5 is too few"),
         (["--preset", "big"], "--preset big: choose one of default, toy"),
         (["--reward", "nowhere:load"], "--reward nowhere:load: there is no module 'nowhere'"),
         (["--held-out", f"{MODULE}:lod"], "--held-out"),
@@ -123,7 +127,7 @@ def test_a_mistake_is_one_message_and_leaves_nothing(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert call(monkeypatch, *words(LOAD, "runs/wrong", *more)) == 2
+    assert call(monkeypatch, *words("finetune", LOAD, "runs/wrong", *more)) == 2
     said = capsys.readouterr().err
     assert said.startswith("payoff: ")
     assert message in said

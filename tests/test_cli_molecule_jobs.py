@@ -14,20 +14,19 @@ import polars as pl
 import pytest
 import torch
 
-from experiments.design_runs import call
-from experiments.own_molecules import table
+from jobs.command_line import call
+from jobs.design_cases import molecules as table
 from molecule_models import SMALL, need_qm9, trained
 from payoff import pretrained
 from payoff.domains.molecules import train as training
 from payoff.domains.molecules.qm9 import split
 from payoff.domains.molecules.rewards import REWARDS
 from payoff.domains.molecules.train import CHECKPOINT, Run
-from payoff.experiments.molecules.design import data
 
 TUNE = ["--calls", "16", "--per-round", "8", "--updates", "1", "--batch-size", "8", "--quiet"]
 TUNE += ["--sampler-steps", "10", "--evaluate", "16", "--count", "4", "--temperature", "0.5"]
 DESIGN = ["--steps", "3", "--batch-size", "16", "--sampler-steps", "4", "--count", "5"]
-DESIGN += ["--reward", "ridge", "--quiet"]
+DESIGN += ["--regressor", "ridge", "--quiet"]
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +48,10 @@ def _tiny(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An empty folder, and few molecules."""
     need_qm9()
-    monkeypatch.setattr(data, "split", lambda name, size: split("train", size)[:200])
-    monkeypatch.setattr(data, "known_smiles", lambda part: frozenset({"C"}))
+    few = split("train")[:200]
+    kind = "payoff.domains.molecules"
+    monkeypatch.setattr(f"{kind}.sources.split", lambda name, size: few)
+    monkeypatch.setattr(f"{kind}.domain.known_smiles", lambda part: frozenset({"C"}))
     monkeypatch.setattr(training, "split", lambda name, size: torch.arange(40))
     monkeypatch.chdir(tmp_path)
 
@@ -61,7 +62,7 @@ def record() -> dict:
 
 @pytest.mark.usefixtures("_tiny")
 def test_sample(monkeypatch: pytest.MonkeyPatch) -> None:
-    given = ["--count", "7", "--steps", "4", "--out", "molecules.sdf"]
+    given = ["--count", "7", "--sampler-steps", "4", "--out", "molecules.sdf"]
     assert call(monkeypatch, "sample", "qm9", *given) == 0
     assert Path("molecules.sdf").read_text().count("$$$$") == 7
 

@@ -7,10 +7,12 @@ import os
 import signal
 from pathlib import Path
 
+import polars as pl
 import pytest
 import torch
 
-from experiments.design_runs import call, files
+from jobs.command_line import call
+from jobs.design_cases import files
 from molecule_models import SMALL, need_qm9, trained
 from payoff import pretrained
 from payoff.domains.molecules import train as training
@@ -38,7 +40,7 @@ def _here(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def sampled(monkeypatch: pytest.MonkeyPatch, name: str | Path, *more: str) -> int:
-    return call(monkeypatch, "sample", str(name), "--count", "6", "--steps", "4", *more)
+    return call(monkeypatch, "sample", str(name), "--count", "6", "--sampler-steps", "4", *more)
 
 
 @pytest.mark.parametrize(
@@ -72,15 +74,15 @@ def test_the_seed_decides_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> N
     assert a != c
 
 
-def test_the_terminal_gets_smiles_and_the_shares_stand_beside(
+def test_the_terminal_gets_the_table_and_the_shares_stand_beside(
     weights: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """By the folder's path, and nothing is written."""
     assert sampled(monkeypatch, weights / "tiny", "--quiet") == 0
     said = capsys.readouterr()
     assert said.err.startswith("6 molecules: ")
-    valid = float(said.err.split(": ")[1].split("%")[0]) / 100
-    assert len(said.out.splitlines()) == round(6 * valid)
+    assert "valid" in said.err
+    assert pl.read_csv(said.out.encode()).shape == (6, 2)
     assert not files(Path())
 
 
@@ -98,27 +100,32 @@ def test_properties_are_asked_of_the_guide_that_comes_along(
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        ("sample tinny", "no model that payoff comes with (tiny)"),
-        ("sample nowhere/run", "holds no finished run"),
-        ("sample tiny --out molecules.mol", "the format of molecules is told from the file's"),
+        ("sample tinny", "there is no model 'tinny'"),
+        ("sample nowhere/", "there is no"),
+        ("sample tiny --out molecules.mol", "the format is told from the file's ending"),
         ("sample tiny --out nowhere/m.sdf", "there is no folder nowhere"),
         ("sample tiny --aim 3", "--aim is for runs of payoff design"),
         ("sample tiny --property gap", "takes a name and a number"),
         ("sample tiny --guide nowhere --property gap=5", "nowhere holds no guide"),
-        ("sample nowhere/run --guide nowhere", "--guide is for models of molecules"),
-        ("sample tiny --steps 0", "--steps must be at least 1"),
+        ("sample nowhere/run --guide nowhere", "--guide needs a value"),
+        ("sample tiny --sampler-steps 0", "--sampler-steps must be at least 1"),
         ("sample tiny --count 0", "--count must be at least 1"),
         ("sample tiny --seed -1", "--seed must be at least 0"),
-        ("finetune tiny", "which reward? Name it with --reward molecules:NAME"),
+        ("finetune tiny", "which reward? Name it with --reward: molecules:qed"),
         ("finetune tinny --reward molecules:qed", "there is no file tinny"),
         ("finetune nowhere/ --reward molecules:qed", "nowhere"),
-        ("finetune tiny --reward molecules:quod", "there is no reward 'quod' of molecules"),
+        (
+            "finetune tiny --reward molecules:quod",
+            "--reward molecules:quod: there is no such reward",
+        ),
         ("finetune tiny --reward molecules:qed --method draft", "is a black box"),
-        ("finetune tiny --reward molecules:qed --base nowhere", "there is no model 'nowhere'"),
+        (
+            "finetune tiny --reward molecules:qed --base nowhere",
+            "--base nowhere: tiny is a model already",
+        ),
         ("finetune tiny --reward molecules:qed --base-width 3", "--base-width does not apply to"),
         ("finetune tiny --reward molecules:qed --workers -1", "--workers must not be negative"),
         ("finetune tiny --reward molecules:qed --count 0", "--count must be at least 1"),
-        ("finetune airfoils --workers 2", "--workers does not apply to a table"),
         ("finetune tiny --reward molecules:qed --calls 20", "--calls 20 is too few"),
         ("train qm8", "there is: qm9"),
         ("train qm9 --codec atoms", "codec must be one of"),
@@ -146,13 +153,13 @@ def test_a_mistake_is_one_message_and_leaves_nothing(
 def test_weights_that_are_no_molecules_are_named(
     weights: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A model folder without a codec is neither a run nor a model of molecules."""
+    """A model folder without a codec belongs to no kind of object."""
     config = json.loads((weights / "tiny" / "config.json").read_text())
     del config["metadata"]["codec"]
     Path("other").mkdir()
     Path("other/config.json").write_text(json.dumps(config))
     assert call(monkeypatch, "sample", "other") == 2
-    assert "other holds no finished run" in capsys.readouterr().err
+    assert "does not say which kind of object its model draws" in capsys.readouterr().err
 
 
 # Training
@@ -246,7 +253,7 @@ def test_a_trained_run_can_be_sampled(
 # Fine-tuning
 
 TUNE = ["--calls", "48", "--per-round", "16", "--updates", "2", "--batch-size", "8"]
-TUNE += ["--sampler-steps", "4", "--evaluate", "16", "--count", "6", "--scored", "all"]
+TUNE += ["--sampler-steps", "4", "--evaluate", "16", "--count", "6", "--score-invalid"]
 
 
 @pytest.fixture(scope="module")
@@ -283,7 +290,7 @@ def test_the_record_holds_the_command_that_makes_it_again(
     assert call(monkeypatch, *command) == 0
     said = capsys.readouterr()
     assert "rgdm on molecules:stability (share of atoms with the right valence)" in said.err
-    assert "molecules: again/designs.sdf (6)" in said.out
+    assert f"designs: {Path('again/designs.sdf').absolute()}" in said.out
     for name in ("designs.csv", "designs.sdf"):
         assert (Path("again") / name).read_bytes() == (tuned / name).read_bytes()
     # and --overwrite leaves nothing of the first

@@ -11,9 +11,9 @@ from typing import Any
 import polars as pl
 import pytest
 
-from experiments.design_runs import call, files
-from experiments.finetune_runs import DESIGN, write
-from experiments.test_design_resume import interrupting
+from jobs.command_line import call
+from jobs.design_cases import DESIGN, files, interrupting
+from jobs.tuning_cases import write
 
 MODULE = "boards_steered_by_hand"
 LOAD = f"{MODULE}:load"
@@ -64,9 +64,10 @@ def test_a_run_says_what_it_does(
     assert "temperature 2" in said.err
     assert "4 reward calls and 20 network evaluations a design, 32 calls for all" in said.err
     assert "8 designs: load" in said.err
+    told = Path("runs/told").absolute()
     assert said.out.splitlines()[:2] == [
-        "designs: runs/told/designs.csv (8)",
-        "history: runs/told/history.csv",
+        f"designs: {told / 'designs.csv'} (8)",
+        f"history: {told / 'history.csv'}",
     ]
     record = json.loads(Path("runs/told/run.json").read_text())
     assert record["method"]["options"]["choice"] == "argmax"
@@ -89,7 +90,7 @@ def test_the_record_holds_the_command_that_makes_it_again(monkeypatch: pytest.Mo
 def test_stopped_by_hand_it_names_what_continues(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    patched = interrupting("payoff.experiments.steer.drawing.Drawing._draw", 2, signal.SIGTERM)
+    patched = interrupting("payoff.jobs.steer.drawing.BatchedSteering._draw", 2, signal.SIGTERM)
     next(patched)
     try:
         given = words("runs/stopped", "--held-out", LOAD, "--quiet")

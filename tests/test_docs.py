@@ -16,8 +16,8 @@ import pytest
 import torch
 import typer.main
 
-from payoff.cli import app
-from payoff.experiments.design import PRESETS, DesignConfig
+from payoff.cli import add_jobs, app
+from payoff.jobs.registry import JOBS
 from test_architecture import LAYERS
 
 ROOT = Path(__file__).parents[1]
@@ -43,6 +43,8 @@ def blocks(page: Path) -> list[tuple[int, str]]:
 
 def commands() -> dict[str, list]:
     """The options and arguments of every command, as the command line has them."""
+    if "design" not in {command.name for command in app.registered_commands}:
+        add_jobs([])
     group = typer.main.get_command(app)
     return {name: command.params for name, command in group.commands.items()}
 
@@ -133,36 +135,40 @@ def test_the_command_page_has_every_option_with_its_help(command: str) -> None:
         row = table.pop(param.opts[0], "")
         for flag in (*param.opts, *param.secondary_opts):
             assert f"`{flag}`" in row, f"docs/cli.md does not list {flag} of payoff {command}"
-        assert f" {param.help} |" in row, f"{param.opts[0]}: its help is {param.help!r}"
+        assert f" {param.help} |" in row.replace("\\|", "|"), f"{param.opts[0]}: {param.help!r}"
     assert not table, f"docs/cli.md lists options that payoff {command} does not have"
 
 
-def test_the_command_page_has_every_default_of_the_configuration() -> None:
-    table = rows("design")
-    flags = {p.name: p.opts[0] for p in commands()["design"] if p.param_type_name == "option"}
-    for field in dataclasses.fields(DesignConfig):
+@pytest.mark.parametrize("job", JOBS)
+def test_the_command_page_has_every_default_of_the_options(job: str) -> None:
+    table = rows(job)
+    flags = {p.name: p.opts[0] for p in commands()[job] if p.param_type_name == "option"}
+    for field in dataclasses.fields(JOBS[job].load_options()):
         default = field.default
-        if field.name == "source" or default in (dataclasses.MISSING, None, False):
+        if default is dataclasses.MISSING or default is None or isinstance(default, bool):
             continue
         shown = f"{default:g}" if isinstance(default, float) else str(default)
         assert f"| {shown} |" in table[flags[field.name]], f"{field.name}: its default is {shown}"
 
 
-def test_the_command_page_has_every_preset() -> None:
-    text = " ".join((DOCS / "cli.md").read_text(encoding="utf-8").split())
-    for name, values in PRESETS.items():
-        assert f"`{name}`" in text
+@pytest.mark.parametrize("job", JOBS)
+def test_the_command_page_has_every_preset(job: str) -> None:
+    text = (DOCS / "cli.md").read_text(encoding="utf-8")
+    section = " ".join(text.partition(f"\n## payoff {job}")[2].partition("\n## ")[0].split())
+    for name, values in JOBS[job].load_options().presets.items():
+        assert f"`{name}`" in section
         for field, value in values.items():
-            flag = "--" + field.replace("_", "-")
-            assert f"`{flag} {value}`" in text, f"preset {name}: {flag} is {value}"
+            if not isinstance(value, list):
+                flag = "--" + field.replace("_", "-")
+                assert f"`{flag} {value}`" in section, f"preset {name}: {flag} is {value}"
 
 
 @pytest.mark.parametrize("page", WITH_README, ids=name_of)
 def test_no_page_names_an_option_that_is_not_there(page: Path) -> None:
     known = {f for ps in commands().values() for p in ps for f in (*p.opts, *p.secondary_opts)}
     text = page.read_text(encoding="utf-8").replace("\\\n", " ")
-    lines = re.findall(r"payoff (?:design|finetune|compare|sample|report|check|list)\b.*", text)
-    unknown = {flag for line in lines for flag in FLAG.findall(line)} - known
+    lines = re.findall(rf"payoff (?:{'|'.join(commands())})\b.*", text)
+    unknown = {flag for line in lines for flag in FLAG.findall(line)} - known - {"--help"}
     assert not unknown, f"{name_of(page)} names {sorted(unknown)}"
 
 

@@ -21,6 +21,7 @@ from payoff.pretrained import (
     from_pretrained,
     save_pretrained,
     shipped,
+    trusting,
 )
 from payoff.processes import GaussianProcess
 from payoff.schedules import SCHEDULES
@@ -64,8 +65,47 @@ def test_processes_describe_themselves(cls: type) -> None:
 def test_a_config_cannot_call_anything_else(tmp_path: Path, name: str) -> None:
     folder = save_pretrained(model(), tmp_path / "m")
     (folder / CONFIG).write_text(json.dumps({"denoiser": {"class": name, "command": "true"}}))
+    with pytest.raises(UserError, match="would import the package"):
+        from_pretrained(folder)
+    with trusting(), pytest.raises(UserError, match="refusing to call it"):
+        from_pretrained(folder)
+    inside = {
+        "denoiser": {"class": "payoff.pretrained:push_to_hub", "folder": ".", "repository": ""}
+    }
+    (folder / CONFIG).write_text(json.dumps(inside))
     with pytest.raises(UserError, match="refusing to call it"):
         from_pretrained(folder)
+
+
+PLANTED = """
+from pathlib import Path
+from payoff.denoisers import Denoiser
+
+Path(__file__).with_name("ran.txt").write_text("code of a stranger")
+
+
+class Theirs(Denoiser):
+    pass
+"""
+
+
+def test_a_strangers_model_runs_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A planted module is not imported, wherever in the description its class is named."""
+    (tmp_path / "planted_by_them.py").write_text(PLANTED)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    folder = save_pretrained(model(), tmp_path / "m")
+    whole = json.loads((folder / CONFIG).read_text())
+    for place in ("denoiser", "net"):
+        config = json.loads(json.dumps(whole))
+        part = config["denoiser"] if place == "denoiser" else config["denoiser"]["net"]
+        part["class"] = "planted_by_them:Theirs"
+        (folder / CONFIG).write_text(json.dumps(config))
+        with pytest.raises(UserError, match=r"'planted_by_them' and run its code.*--trust"):
+            from_pretrained(folder)
+    assert not (tmp_path / "ran.txt").exists()
+    with trusting(), pytest.raises(UserError):
+        from_pretrained(folder)
+    assert (tmp_path / "ran.txt").exists()
 
 
 def test_missing_and_damaged_models_are_named(tmp_path: Path) -> None:

@@ -17,23 +17,11 @@ from typing import Annotated, Any
 import typer
 
 import payoff
-from payoff import commands
-from payoff.commands import (
-    CONTINUE,
-    Out,
-    Overwrite,
-    Preset,
-    Quiet,
-    Resume,
-    continuing,
-    free_folder,
-    preferred,
-    with_options,
-)
+from payoff.commands import Stopped, Trust, command_of, shown_kind, with_options
 from payoff.errors import UserError
-from payoff.experiments.design.config import PRESETS, DesignConfig
-from payoff.experiments.molecules.config import refuse_others
-from payoff.experiments.molecules.design.config import OfDesignedMolecules
+from payoff.jobs.registry import JOBS
+from payoff.jobs.sample_options import SampleOptions
+from payoff.training_command import CONTINUE, Quiet, train
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -48,110 +36,50 @@ STOPPED = 130  # exit code after Ctrl-C or SIGTERM
 # The heavy imports happen when a command runs, so that --help answers at once.
 
 
-@app.command()
-@with_options(DesignConfig, OfDesignedMolecules)
-def design(
-    source: Annotated[
-        str,
-        typer.Argument(
-            help="a CSV, TSV or Parquet table, or: airfoils, or molecules: qm9, or a file of them"
-        ),
-    ],
-    options: dict[str, Any],
-    given: set[str],
-    out: Out = None,
-    preset: Preset = "default",
-    resume: Resume = False,
-    overwrite: Overwrite = False,
-    quiet: Quiet = False,
-) -> None:
-    """Propose designs with a better score that still look like the data."""
-    if commands.designs_molecules(source, given):
-        flags = {"resume": resume, "overwrite": overwrite, "quiet": quiet}
-        commands.design_molecules(source, options, given, out, preset, **flags)
-        return
-    refuse_others(given, DesignConfig, what="a table: it is for molecules")
-    options = commands.of(DesignConfig, preferred(options, given, preset, PRESETS))
-    config = DesignConfig(source=source, **options)
-    folder = out if out is not None else free_folder(source, resume)
-
-    from payoff.experiments.design.run import design as run
-    from payoff.report import build
-
-    CONTINUE[:] = continuing(sys.argv[1:], folder, out is not None)
-    frame = run(config, folder, resume=resume, overwrite=overwrite, quiet=quiet)
-    CONTINUE[:] = ["payoff", "report", str(folder)]
-    report = build(folder)
-    print(f"designs: {folder / 'designs.csv'} ({len(frame)})")
-    print(f"report:  {report.resolve()}")
-
-
-app.command()(commands.finetune)
-app.command()(commands.steer)
-app.command()(commands.compare)
-app.command()(commands.train)
+app.command()(train)
 
 
 @app.command()
+@with_options(SampleOptions)
 def sample(
     run: Annotated[
-        Path, typer.Argument(help="the folder of a finished run, or a model of molecules: qm9")
+        Path,
+        typer.Argument(help="a finished run, a model folder, shipped weights or owner/repository"),
     ],
-    count: Annotated[int, typer.Option("--count", help="number of designs")] = 100,
-    aim: Annotated[
-        float | None, typer.Option("--aim", help="the score to aim at; default: the run's own")
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="another seed gives other designs")] = 1,
-    steps: Annotated[
-        int | None,
-        typer.Option("--steps", help="molecules only: steps of the sampler; default: 40"),
-    ] = None,
-    products: Annotated[
-        str,
-        typer.Option("--products", help="molecules only: matrix products in auto, bf16 or fp32"),
-    ] = "auto",
-    guide: Annotated[
-        Path | None,
-        typer.Option("--guide", help="molecules only: what reads --property; default: qm9's"),
-    ] = None,
-    properties: Annotated[
-        list[str] | None,
-        typer.Option("--property", help="molecules only: asked for, alpha=95; repeatable"),
-    ] = None,
-    strength: Annotated[
-        float, typer.Option("--strength", help="with --property: of the guide; 1 is Bayes' rule")
-    ] = 1.0,
+    options: SampleOptions,
     out: Annotated[
         Path | None,
-        typer.Option(
-            "--out", help="a CSV file, of molecules also SDF or XYZ; default: the terminal"
-        ),
+        typer.Option("--out", help="a file, .csv or of the kind's own; default: the terminal"),
     ] = None,
     quiet: Quiet = False,
+    trust: Trust = False,
 ) -> None:
-    """Draw more designs from the model of a finished run, or molecules from a shipped one."""
-    from payoff.domains.molecules.model import draws_molecules
+    """Draw more designs from the model of a finished run, or from a saved one."""
+    from payoff.jobs.sample import Guidance, check_out, describe, write_out
+    from payoff.jobs.sample import sample as draw
+    from payoff.pretrained import trusting
 
-    if draws_molecules(run):
-        asked: dict[str, Any] = {"count": count, "aim": aim, "seed": seed, "steps": steps}
-        if guide is not None or properties:
-            from payoff.experiments.molecules.along import Along
-
-            asked["along"] = Along.of(run, guide, properties or (), strength)
-        commands.sample_molecules(run, **asked, kind=products, out=out, quiet=quiet)
-        return
-    if not run.exists() and len(run.parts) == 1:
-        from payoff.pretrained import shipped
-
-        known = ", ".join(shipped()) or "none"
-        raise UserError(
-            f"{run} holds no finished run, and is no model that payoff comes with ({known})"
+    led = Guidance.of(options.properties, options.guide, options.strength)
+    check_out(out, run)
+    with trusting(trust):
+        found = draw(
+            run,
+            count=options.count,
+            aim=options.aim,
+            seed=options.seed,
+            steps=options.sampler_steps,
+            precision=options.matmul_precision,
+            guidance=led,
+            quiet=quiet,
         )
-    if guide is not None or properties:
-        raise UserError("--guide is for models of molecules")
-    if steps is not None:
-        raise UserError("--steps is for models of molecules; a run's designs are drawn as it drew")
-    commands.sample_rows(run, count=count, aim=aim, seed=seed, out=out, quiet=quiet)
+    if out is None:
+        sys.stdout.write(found.table.write_csv())
+        sys.stdout.flush()
+        print(describe(found), file=sys.stderr)
+        return
+    written = write_out(found, out)
+    print(describe(found))
+    print(f"{found.model.kind.plural}: {out} ({written})")
 
 
 @app.command()
@@ -192,11 +120,14 @@ def check(
     seconds: Annotated[
         float, typer.Option("--seconds", help="make no further call after this time")
     ] = 120.0,
+    source: Annotated[
+        str | None, typer.Option("--source", help="data that a kind of object is checked on")
+    ] = None,
 ) -> None:
     """Hold your own part to the library's laws, and say which it breaks."""
     from payoff.checks import command
 
-    limits: dict[str, Any] = {"calls": calls, "seconds": seconds}
+    limits: dict[str, Any] = {"calls": calls, "seconds": seconds, "source": source}
     raise typer.Exit(command(part, kind=kind, shape=shape, tokens=tokens, seed=seed, **limits))
 
 
@@ -205,7 +136,7 @@ def list_runs(
     folder: Annotated[Path, typer.Argument(help="where the runs are")] = Path("runs"),
 ) -> None:
     """List the runs in a folder, the newest last."""
-    from payoff.experiments.records import RECORD, REQUEST
+    from payoff.jobs.records import RECORD, REQUEST
 
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}: runs are kept where --out put them")
@@ -218,11 +149,10 @@ def list_runs(
 
 def _told(path: Path) -> str:
     """A finished run in one line; a damaged one must not hide the others."""
-    from payoff.experiments.again import told
-    from payoff.experiments.records import read_record
+    from payoff.jobs.records import in_a_line, read_record
 
     try:
-        return told(read_record(path))
+        return in_a_line(read_record(path))
     except (UserError, KeyError, TypeError, ValueError):
         return "its run.json is damaged or of another version"
 
@@ -242,10 +172,36 @@ def _root(
     """Reward-guided diffusion: designs that score higher and are still realistic."""
 
 
+def add_jobs(words: list[str]) -> None:
+    """Add a command for every job; their help shows the kind of the source, if there is one."""
+    only = shown_kind(words, JOBS)
+    for entry in JOBS.values():
+        app.command(name=entry.name)(command_of(entry, _finished, only))
+
+
+def _finished(outcome: Any, folder: Path) -> None:
+    """Name the files of a finished run, and write its report."""
+    from payoff.report import build
+
+    designs = None if outcome is None else outcome.designs
+    if designs is not None:
+        print(f"designs: {folder / 'designs.csv'} ({len(designs.objects)})")
+        others = [path for path in sorted(folder.glob("designs.*")) if path.suffix != ".csv"]
+        for path in others:  # the objects in the file formats of their kind
+            print(f"designs: {path}")
+    for name in ("history.csv", "table.csv"):
+        if (folder / name).exists():
+            print(f"{name.removesuffix('.csv')}: {folder / name}")
+    CONTINUE[:] = ["payoff", "report", str(folder)]
+    print(f"report: {build(folder).resolve()}")
+
+
 def main() -> None:
     """Entry point; see the module's text for the exit codes."""
     signal.signal(signal.SIGTERM, _interrupt)
+    CONTINUE.clear()
     try:
+        add_jobs(sys.argv[1:])
         # typer hands some exits back as a number, Ctrl-C among them in its newer versions
         code = app(standalone_mode=False)
         if code == STOPPED:
@@ -253,8 +209,9 @@ def main() -> None:
         sys.exit(code)
     except UserError as error:
         _fail(str(error))
-    except (KeyboardInterrupt, typer.Abort):
-        hint = f"; continue with: {shlex.join(CONTINUE)}" if CONTINUE else ""
+    except (KeyboardInterrupt, typer.Abort, Stopped) as stopped:
+        words = getattr(stopped, "words", None) or CONTINUE
+        hint = f"; continue with: {shlex.join(words)}" if isinstance(words, list) and words else ""
         print(f"\npayoff: stopped{hint}", file=sys.stderr)
         sys.exit(STOPPED)
     except BrokenPipeError:

@@ -2,8 +2,8 @@
 
 An object is described by its class, as ``module:Class``, and its constructor's arguments, read from
 the attributes of the same names; arguments may themselves be described objects. Loading imports
-only classes that the user's environment already has, checks that they are what is expected in that
-place, and never unpickles anything.
+only classes of payoff and of installed kinds of objects, unless the user trusts the model, checks
+that they are what is expected in that place, and never unpickles anything.
 """
 
 from __future__ import annotations
@@ -12,11 +12,15 @@ import importlib
 import inspect
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import HfApi, snapshot_download
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -31,6 +35,7 @@ WEIGHTS, CONFIG = "model.safetensors", "config.json"
 SHIPPED = Path(__file__).parent / "weights"
 """Models that come with the package, a folder each."""
 HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+_TRUST: ContextVar[bool] = ContextVar("payoff_trust", default=False)
 _PARTS = (nn.Module, Process, Schedule, KeepSchedule, Space)
 
 
@@ -59,14 +64,20 @@ def describe(part: Any) -> Any:
 
 
 def build(description: Any) -> Any:
-    """The inverse of :func:`describe`."""
+    """The inverse of :func:`describe`.
+
+    Raises:
+        UserError: a class is of a package that is not trusted, and nothing has been imported then;
+            or it is not installed, or no part of a model.
+    """
     if isinstance(description, list):
         return tuple(build(item) for item in description)
     if not isinstance(description, dict):
         return description
     arguments = {k: build(v) for k, v in description.items() if k != "class"}
-    name = description.get("class", "")
+    name = str(description.get("class", ""))
     module, _, qualname = name.partition(":")
+    _check_trust(name)
     try:
         cls: Any = importlib.import_module(module)
         for part in qualname.split("."):
@@ -77,7 +88,43 @@ def build(description: Any) -> Any:
         ) from error
     if not (inspect.isclass(cls) and issubclass(cls, _PARTS)):
         raise UserError(f"{name!r} is no network, process, schedule or space: refusing to call it")
-    return cls(**arguments)
+    try:
+        return cls(**arguments)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{name!r} cannot be made from the saved arguments: {error}") from error
+
+
+@contextmanager
+def trusting(trust: bool = True) -> Iterator[None]:
+    """Let saved models name classes of any package while the block runs.
+
+    Loading such a model imports that package, which runs its code. Classes of payoff and of
+    packages that are installed as kinds of objects are always allowed.
+    """
+    before = _TRUST.set(trust or _TRUST.get())
+    try:
+        yield
+    finally:
+        _TRUST.reset(before)
+
+
+def _check_trust(name: str) -> None:
+    """Refuse a class of a package that is not trusted, before it is imported."""
+    package = name.partition(":")[0].split(".")[0]
+    if package == "payoff" or package in _kind_packages() or _TRUST.get():
+        return
+    raise UserError(
+        f"the model needs {name!r}, and loading it would import the package {package!r} and run "
+        "its code. If you trust whoever made the model, say so with --trust, or in Python with "
+        "payoff.pretrained.trusting()"
+    )
+
+
+@cache
+def _kind_packages() -> frozenset[str]:
+    """The packages that announce kinds of objects; none of them is imported."""
+    points = entry_points(group="payoff.kinds")
+    return frozenset(point.value.partition(":")[0].split(".")[0] for point in points)
 
 
 def save_pretrained(
@@ -187,6 +234,8 @@ def read_config(folder: str | Path) -> dict[str, Any]:
 
 def push_to_hub(folder: str | Path, repository: str, *, private: bool = True) -> str:
     """Upload a saved model; returns its address. Needs a Hugging Face token in the environment."""
+    from huggingface_hub import HfApi
+
     api = HfApi()
     api.create_repo(repository, private=private, exist_ok=True)
     return str(api.upload_folder(repo_id=repository, folder_path=str(folder)))
@@ -225,6 +274,8 @@ def find_pretrained(name: str | Path) -> Path:
     if text in known:
         return known[text]
     if text.count("/") == 1 and not text.startswith((".", "/", "~")):
+        from huggingface_hub import snapshot_download
+
         try:
             return Path(snapshot_download(text, allow_patterns=[WEIGHTS, CONFIG]))
         except Exception as error:

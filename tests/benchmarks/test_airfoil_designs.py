@@ -72,8 +72,7 @@ def test_references_are_rows_of_the_data_and_no_better_than_its_best(study) -> N
 
 def test_methods_never_see_the_judge(evidence) -> None:
     assert evidence.draws == 100  # 800 network calls of 8 steps
-    assert evidence.proposer.job.oracle is None
-    assert evidence.proposer.job.valid is None
+    assert evidence.sampler.job.oracle is None
     assert evidence.labels.isfinite().float().mean() < 0.05
 
 
@@ -83,7 +82,7 @@ def test_ascent_climbs_and_stays_in_the_box(module, evidence) -> None:
     start, found = evidence.best_rows(), ascent(evidence)
     low, high = evidence.box()
     assert ((found >= low) & (found <= high)).all()
-    reward = evidence.proposer.reward
+    reward = evidence.sampler.score.regressor
     with torch.no_grad():
         assert (reward(found) > reward(start)).double().mean() > 0.9
 
@@ -142,7 +141,7 @@ def test_gaussian_processes_propose_from_the_same_labels(module, study, evidence
     low, high = evidence.box()
     for name in ("ei", "ts", "ts-rows"):
         frame = pl.read_csv(out / f"seed-100/{name}.csv")
-        x = evidence.proposer.job.codec.encode(frame, dtype=torch.float64)
+        x = evidence.sampler.domain.codec.encode(frame, dtype=torch.float64)
         assert len(x) == 12
         assert ((x >= low - 1e-5) & (x <= high + 1e-5)).all()
     assert rows["ts-rows"]["novelty"] < 1e-4

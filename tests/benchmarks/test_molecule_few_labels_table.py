@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from molecule_models import need_qm9, trained
-from payoff.domains.molecules.loop import Loop
 from payoff.domains.molecules.qm9 import split
-from payoff.experiments.molecules.design import data
+from payoff.training.loop import Loop
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
@@ -18,8 +17,8 @@ BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 @pytest.fixture
 def module(monkeypatch: pytest.MonkeyPatch):
     need_qm9()
-    monkeypatch.setattr(data, "split", lambda name, size: split("train", size)[:400])
-    monkeypatch.setattr(data, "known_smiles", lambda part: frozenset({"C", "CC"}))
+    few = split("train")[:400]
+    monkeypatch.setattr("payoff.domains.molecules.sources.split", lambda name, size: few)
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     import molecule_few_labels
 
@@ -41,6 +40,7 @@ def test_further_aims_are_drawn_from_what_was_trained(
     module.main([*asked, "--aims", "70", "--guidance", "0"])
     updates: list[int] = []
     monkeypatch.setattr(Loop, "update", lambda self: updates.append(1))
+    monkeypatch.setattr("payoff.jobs.fitting.fit", lambda *args, **more: updates.append(1))
     module.main([*asked, "--aims", "70", "90", "--guidance", "0", "1"])
     assert updates == []
     rows = [json.loads(line) for line in (tmp_path / "few" / "rows.jsonl").open()]

@@ -21,7 +21,7 @@ def test_novelty_is_the_distance_to_the_nearest_row() -> None:
 def test_chunks_do_not_change_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     rows, x = normal(50, 3), normal(33, 3, seed=1)
     whole = novelty(x, rows), SupportDistance(rows)(x)
-    monkeypatch.setattr("payoff.domains.vectors.distance.CHUNK_CELLS", 100)
+    monkeypatch.setattr("payoff.metrics.support.CHUNK_CELLS", 100)
     torch.testing.assert_close(novelty(x, rows), whole[0])
     torch.testing.assert_close(SupportDistance(rows)(x), whole[1])
 

@@ -16,14 +16,13 @@ from payoff.domains.molecules.conditional import ask
 from payoff.domains.molecules.config import GuideConfig, PropertyConfig
 from payoff.domains.molecules.guide import GuideRun, LabelGuide, main, train
 from payoff.domains.molecules.guided import KEY, ByGuide, guided, sizes_given
-from payoff.domains.molecules.labels import Scales
-from payoff.domains.molecules.loop import LOG, MODEL
 from payoff.domains.molecules.model import MoleculeModel
 from payoff.domains.molecules.property import PropertyRun
 from payoff.domains.molecules.qm9 import load_qm9, split
 from payoff.errors import UserError
-from payoff.experiments.molecules.again import sample
-from payoff.experiments.molecules.along import Along
+from payoff.jobs.sample import Guidance, sample
+from payoff.training.labels import Scales
+from payoff.training.loop import LOG, MODEL
 from payoff.values import LabelLikelihood
 
 TINY = {
@@ -225,21 +224,22 @@ def test_sizes_are_drawn_given_the_property() -> None:
 
 
 def test_more_molecules_are_drawn_along_a_guide(folder, guide) -> None:
-    along = Along.of(folder, guide, ["gap=5", "alpha = 80"], 1.5)
+    along = Guidance.of(["gap=5", "alpha = 80"], str(guide), 1.5)
+    assert along is not None
     assert along.wanted == {"gap": 5.0, "alpha": 80.0}
-    found = sample(folder, count=4, steps=2, along=along, quiet=True)
-    assert len(found) == 4
-    again = sample(folder, count=4, steps=2, along=along, quiet=True)
-    assert torch.equal(found[3].positions, again[3].positions)
+    found = sample(folder, count=4, steps=2, guidance=along, quiet=True)
+    assert len(found.objects) == 4
+    again = sample(folder, count=4, steps=2, guidance=along, quiet=True)
+    assert found.table.equals(again.table)
     for asked, strength, message in (
         (["gap"], 1.0, "takes a name and a number"),
-        ([], 1.0, "needs what is asked for"),
-        (["gap=nan"], 1.0, "needs what is asked for"),
+        ([], 1.0, "needs a value to ask for"),
+        (["gap=nan"], 1.0, "needs a value to ask for"),
         (["mu=1"], 1.0, "has not learned mu"),
         (["gap=5"], -1.0, "--strength must be"),
     ):
         with pytest.raises(UserError, match=message):
-            Along.of(folder, guide, asked, strength)
+            sample(folder, count=2, guidance=Guidance.of(asked, str(guide), strength), quiet=True)
 
 
 def test_the_benchmark_draws_along_a_guide(folder, guide, tmp_path, capsys, monkeypatch) -> None:

@@ -10,7 +10,6 @@ import torch
 from molecule_models import need_qm9
 from payoff.domains.molecules import qm9
 from payoff.domains.molecules.config import PropertyConfig
-from payoff.domains.molecules.loop import CHECKPOINT, MODEL
 from payoff.domains.molecules.molecule import Molecule
 from payoff.domains.molecules.property import (
     PropertyNet,
@@ -23,6 +22,7 @@ from payoff.domains.molecules.property import (
 )
 from payoff.domains.molecules.qm9 import load_qm9, split
 from payoff.errors import UserError
+from payoff.training.loop import CHECKPOINT, MODEL
 
 SMALL = {
     **{"width": 32, "depth": 1, "pair_width": 16, "vectors": 8, "batch_size": 16},

@@ -27,7 +27,7 @@ pytest.importorskip("rdkit")
 pytest.importorskip("tblite")
 pytest.importorskip("dftd4")
 
-DOC = Path(__file__).parents[2] / "docs" / "domains" / "molecules.md"
+DOC = Path(__file__).parents[2] / "docs" / "domains" / "molecules-files-and-rewards.md"
 EACH = pytest.mark.parametrize("named", REWARDS.values(), ids=list(REWARDS))
 MODULE = "judges_of_molecules"
 SOURCE = '''
@@ -226,7 +226,7 @@ def test_the_registry_is_consistent_and_documented() -> None:
         assert named.held_out is None or named.held_out in REWARDS
         assert named.help
         row = re.search(rf"^\| `{name}` \|.*$", page, re.MULTILINE)
-        assert row is not None, f"docs/domains/molecules.md has no row for {name}"
+        assert row is not None, f"{DOC.name} has no row for {name}"
         assert named.unit in row.group(0)
         assert f"``{name}``" in module
 

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from molecule_models import SMALL, need_qm9, trained
 from payoff.domains.molecules.codecs import CODECS
-from payoff.domains.molecules.labels import Labels, Scales
 from payoff.domains.molecules.qm9 import load_qm9, split
 from payoff.domains.molecules.train import Run, TrainConfig, train
 from payoff.errors import UserError
 from payoff.guidance import ClassifierFree
 from payoff.pretrained import from_pretrained, read_config, save_pretrained
 from payoff.training.conditional import drop_columns, drop_labels
+from payoff.training.labels import Labels, Scales
 
 NAMES = "alpha,gap,mu"
 T = torch.full((4,), 0.3)

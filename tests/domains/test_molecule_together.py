@@ -14,10 +14,10 @@ import torch
 
 from molecule_models import SMALL, need_qm9
 from payoff.domains.molecules import train as training
-from payoff.domains.molecules.together import Together
 from payoff.domains.molecules.train import CHECKPOINT, LOG, TrainConfig, train
 from payoff.errors import UserError
 from payoff.training.checkpoints import load_checkpoint
+from payoff.training.processes import ProcessGroup
 
 TWO = """
 import sys, torch
@@ -91,21 +91,21 @@ def test_what_cannot_be_shared_ends_both_with_a_message(tmp_path: Path) -> None:
 
 def test_alone_nothing_is_sent_and_rows_are_all_mine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    alone = Together()
+    alone = ProcessGroup()
     rows = torch.arange(7)
-    assert torch.equal(alone.mine(rows), rows)
+    assert torch.equal(alone.local_rows(rows), rows)
     loss = torch.tensor(0.5)
-    assert alone.agree([], loss, True) == (loss, True)
+    assert alone.average_gradients([], loss, True) == (loss, True)
     alone.check(7)
 
 
 def test_slices_of_two_make_the_batch() -> None:
     """Every row once, and as many for each."""
-    groups = [Together(), Together()]
+    groups = [ProcessGroup(), ProcessGroup()]
     for rank, group in enumerate(groups):
         group.rank, group.world = rank, 2
     rows = torch.arange(8)
-    taken = [group.mine(rows) for group in groups]
+    taken = [group.local_rows(rows) for group in groups]
     assert [len(part) for part in taken] == [4, 4]
     assert torch.equal(torch.cat(taken).sort().values, rows)
     with pytest.raises(UserError, match="choose a multiple of 2"):

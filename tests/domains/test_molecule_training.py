@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from payoff.domains.molecules import train as training
-from payoff.domains.molecules.batches import Batches
 from payoff.domains.molecules.codecs import CODECS, AllAtoms, UnitedAtoms
 from payoff.domains.molecules.evaluate import draw_sizes, sample
 from payoff.domains.molecules.molecule import Molecule
 from payoff.domains.molecules.train import CHECKPOINT, LOG, MODEL, Run, TrainConfig, build, train
 from payoff.errors import UserError
 from payoff.pretrained import from_pretrained, read_config
+from payoff.training.batches import Batches
 
 TINY = {
     **{"width": 16, "depth": 1, "pair_width": 8, "vectors": 4, "batch_size": 4, "log_every": 1},
@@ -77,7 +77,7 @@ def test_one_rounded_size_sorts_nothing():
 
 
 def test_too_few_molecules_for_a_batch():
-    with pytest.raises(ValueError, match="3 molecules do not fill a batch of 4"):
+    with pytest.raises(ValueError, match="3 objects do not fill a batch of 4"):
         Batches(torch.ones(3), 4, 1, torch.Generator())
 
 

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from payoff.checks import (
     denoisers,
+    domains,
     methods,
     networks,
     processes,
@@ -33,6 +34,7 @@ from payoff.checks.findings import (
 )
 from payoff.checks.inputs import global_seed
 from payoff.checks.parts import load, resolve
+from payoff.domains.kind import Kind
 from payoff.errors import UserError
 
 SECONDS = 120.0
@@ -51,12 +53,14 @@ def check(
     calls: int | None = None,
     seconds: float | None = SECONDS,
     name: str | None = None,
+    source: Any = None,
 ) -> list[Finding]:
     """Hold a part to the library's laws.
 
     Args:
         part: an object, a class, a function without arguments that makes the part, or a plain
-            function that is a reward ``f(x, cond)`` or a network ``f(x, noise_level, cond)``.
+            function that is a reward ``f(x, cond)`` or a network ``f(x, noise_level, cond)``; or a
+            :class:`~payoff.domains.kind.Kind` of object.
         kind: one of ``KINDS``; None: from its class, else from the names of its arguments.
         shape: of one row, without the batch axis; None: the part's own, else what it takes.
         tokens: size of the vocabulary if rows are tokens.
@@ -64,6 +68,7 @@ def check(
         calls: rows of a reward, or calls of another part, that may be spent; None: any number.
         seconds: after which no further call is made; None: any time.
         name: how messages call the part.
+        source: data of a kind; None: the first data set that comes with it.
 
     Returns:
         One finding a law, and last a remark on what the check cost. What a call raises is a
@@ -77,8 +82,23 @@ def check(
     >>> findings[0].status, findings[0].measured
     ('fails', 'shape () for 4 rows')
     """
+    if isinstance(part, Kind):
+        return _kind(part, source, seed, Budget(calls, seconds))
     with global_seed(seed):  # a network made by a factory starts the same every time
         return _checked(part, kind, shape, tokens, seed, Budget(calls, seconds), name)
+
+
+def _kind(kind: Kind, source: Any, seed: int, budget: Budget) -> list[Finding]:
+    """The findings on a kind of object and the remark on their cost."""
+    if source is None:
+        if not kind.sources:
+            raise UserError(
+                f"the kind {kind.name} comes with no data: name some to check it on ({kind.help})"
+            )
+        source = kind.sources[0]
+    findings = domains.check_kind(kind, source, seed=seed, budget=budget)
+    cost = f"{budget.used} calls in {budget.elapsed:.1f} s, checked as a kind of object"
+    return [*findings, Finding(COST, REMARK, cost)]
 
 
 def _checked(
@@ -181,6 +201,7 @@ def command(
     seed: int = 0,
     calls: int | None = None,
     seconds: float = SECONDS,
+    source: Any = None,
 ) -> int:
     """``payoff check``: print the findings; 0 if no law fails, else 2."""
     if calls is not None and calls < 1:
@@ -197,6 +218,7 @@ def command(
         seed=seed,
         calls=calls,
         seconds=seconds,
+        source=source,
     )
     # a part that prints to a file or a pipe gets lines that do not depend on the terminal
     width = None if os.isatty(1) else 110

@@ -71,6 +71,8 @@ def load(folder: Path) -> MoleculeDesigns:
         if absent := [name for name in AIMS if name not in tried.columns]:
             raise damaged(folder / SWEEP, f"has no column {', '.join(absent)}")
         sweep = {name: floats(tried[name]) for name in AIMS}
+        if "kept" in tried.columns:  # since payoff 0.2 "accepted" is a share, as for tables
+            sweep["accepted"] = floats(tried["kept"])
     return MoleculeDesigns(
         folder,
         record,

@@ -29,7 +29,7 @@ __all__ = ["Array", "DesignRun", "Feature", "load", "median"]
 JUDGED = ("predicted", "predicted_low", "predicted_high", "novelty", "support")
 CHECKED = ("oracle", "valid")
 SWEEP = ("aim", "predicted_mean", "predicted_low", "predicted_high", "pessimistic", "shift")
-PREDICTED = "__predicted"
+PREDICTED, LABEL = "__predicted", "__label"
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,8 @@ def load(folder: Path) -> DesignRun:
     designs_frame = read(folder / "designs.csv", text_table)
 
     score = record["score"]["name"]
+    if score not in data.columns:  # since payoff 0.2 the labels have a name of their own
+        score = max((c for c in data.columns if is_ours(c, LABEL)), key=len, default=score)
     predicted = max((c for c in data.columns if is_ours(c, PREDICTED)), key=len, default=PREDICTED)
     for column in (score, predicted):
         if column not in data.columns:

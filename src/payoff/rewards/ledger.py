@@ -133,12 +133,20 @@ class Ledger:
         if rows:
             self._run(lambda connection: _insert(connection, rows), "written")
 
-    def count(self, reward: str | None = None, version: str | None = None) -> int:
-        """Number of answers, of one reward and version or of all."""
+    def count(
+        self, reward: str | None = None, version: str | None = None, *, raised: bool = False
+    ) -> int:
+        """Number of answers, of one reward and version or of all.
+
+        Args:
+            reward: the reward's name; None: all.
+            version: its version; None: all.
+            raised: count evaluations that raised too.
+        """
         from sqlalchemy import func
 
-        query = _select(func.count()).select_from(_calls()).where(_answered())
-        query = query.where(_of(reward, version))
+        query = _select(func.count()).select_from(_calls()).where(_of(reward, version))
+        query = query if raised else query.where(_answered())
         return int(self._run(lambda connection: connection.execute(query).scalar_one(), "read"))
 
     def __len__(self) -> int:

@@ -20,17 +20,20 @@ import contextlib
 import math
 import multiprocessing
 import os
+import pickle
 import queue
 import signal
+import sys
 import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, as_completed
 from multiprocessing import connection
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -109,18 +112,30 @@ class Pooled(Reward):
             raise ValueError("the pool is closed")
         if not len(x):
             return x.new_empty(0, dtype=torch.get_default_dtype())
-        parts, first = [], 0
-        while first < len(x):
-            size = self._size(len(x))
-            rows = slice(first, first + size)
-            some = None if cond is None else {name: _plain(c[rows]) for name, c in cond.items()}
-            future: Future = Future()
-            self._tasks.put(((_plain(x[rows]), some), future))
-            parts.append(future)
-            first += size
+        parts = self._submit(_plain(x), {n: _plain(c) for n, c in cond.items()} if cond else None)
         # an interrupt ends the wait; the chunks go on until the pool is closed
-        found = torch.cat([torch.as_tensor(part.result()) for part in parts])
+        found = torch.cat([torch.as_tensor(part.result()) for _, part in parts])
         return checked_rows(found.to(x.device), x, self)
+
+    def _submit(self, x: Any, cond: Any) -> list[tuple[range, Future]]:
+        """Put rows into the queue, chunk by chunk; returns their places and their answers."""
+        parts: list[tuple[range, Future]] = []
+        first = 0
+        while first < len(x):
+            rows = slice(first, min(len(x), first + self._size(len(x))))
+            some = None if cond is None else {name: c[rows] for name, c in cond.items()}
+            parts.append((range(first, rows.stop), Future()))
+            self._tasks.put(((x[rows], some), parts[-1][1]))
+            first = rows.stop
+        return parts
+
+    def _lost(self, rows: int, why: str) -> Any:
+        """The answers of rows that were lost."""
+        return torch.full((rows,), math.nan)
+
+    def _joined(self, parts: list[Any]) -> Any:
+        """The answers of rows that were asked for one by one."""
+        return torch.cat(parts)
 
     def close(self) -> None:
         """End the workers, whatever they are doing; calls that wait raise."""
@@ -182,8 +197,8 @@ class Pooled(Reward):
             self._seconds = (time.perf_counter() - began) / len(x)
             return values, worker
         except _Late:
-            self._lose(len(x), f"took longer than {self.timeout:g} s for {len(x)} rows")
-            return torch.full((len(x),), math.nan), self._instead(worker)
+            why = f"took longer than {self.timeout:g} s for {len(x)} rows"
+            return self._lose(len(x), why), self._instead(worker)
         except _Died as died:
             worker, said = self._instead(worker), str(died)
         # the second time row by row: whichever it is that kills, it shall not cost the others
@@ -195,21 +210,22 @@ class Pooled(Reward):
             except (_Died, _Late) as error:
                 late = isinstance(error, _Late)
                 told = f"took longer than {self.timeout:g} s" if late else f"{error}, twice"
-                self._lose(1, f"{told} (first: {said})" if late else told)
-                found.append(torch.full((1,), math.nan))
+                found.append(self._lose(1, f"{told} (first: {said})" if late else told))
                 worker = self._instead(worker)
-        return torch.cat(found), worker
+        return self._joined(found), worker
 
     def _ask(self, worker: _Worker, x: Any, cond: Any) -> Any:
         values, failure = worker.ask((x, cond), self.timeout)
         self.failure = self.failure or failure
         return values
 
-    def _lose(self, rows: int, why: str) -> None:
+    def _lose(self, rows: int, why: str) -> Any:
+        """Count and warn of lost rows; their answers."""
         with self._lock:
             self.lost += rows
         many = "a row" if rows == 1 else f"{rows} rows"
         warnings.warn(f"{many} of the reward counted as failed: its worker {why}", Lost, 2)
+        return self._lost(rows, f"its worker {why}")
 
     def _instead(self, worker: _Worker) -> _Worker:
         self._forget(worker)
@@ -235,6 +251,44 @@ class Pooled(Reward):
             self._running.discard(worker)
 
 
+class PooledObjects(Pooled):
+    """The same for a function of sequences of objects, which gives one answer an object.
+
+    Args:
+        make: name of a function ``module:function`` that makes the function of objects in the
+            worker. It is called with a sequence of objects and None or ``{"part": (n,)}``, the part
+            of a combined reward. An answer is (value, reason of a failure or None, whether there is
+            no answer because it raised).
+        arguments: what that function is called with.
+        more: as for :class:`Pooled`.
+    """
+
+    def stream(
+        self, objects: Sequence[Any], part: int | None = None
+    ) -> Iterator[tuple[Sequence[int], list[tuple[float, str | None, bool]]]]:
+        """Yield places among the objects with their answers, in the order in which they arrive.
+
+        Args:
+            objects: things that can be pickled, in a sequence whose slices are sequences.
+            part: of a combined reward, its place; None: the whole.
+
+        Raises:
+            WorkerError: the reward could not be made, or the pool was closed.
+        """
+        if self._closed:
+            raise ValueError("the pool is closed")
+        cond = None if part is None else {"part": np.full(len(objects), part)}
+        places = {future: rows for rows, future in self._submit(objects, cond)}
+        for future in as_completed(places):
+            yield places[future], future.result()
+
+    def _lost(self, rows: int, why: str) -> Any:
+        return [(math.nan, why, True)] * rows
+
+    def _joined(self, parts: list[Any]) -> Any:
+        return [answer for part in parts for answer in part]
+
+
 class _Died(Exception):
     """The worker is gone."""
 
@@ -250,7 +304,7 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self.pipe, other = context.Pipe()
         self.process = context.Process(target=_work, args=(other, source), daemon=True)
-        with _STARTING, _inherited():
+        with _STARTING, _inherited(), _main_module(source):
             self.process.start()
         other.close()
 
@@ -276,7 +330,7 @@ class _Worker:
             raise _Died(self.ended()) from None
         if not answered:
             raise _told(f"the reward raised {found}", more)
-        return torch.from_numpy(found), more
+        return (torch.from_numpy(found) if isinstance(found, np.ndarray) else found), more
 
     def ended(self) -> str:
         self.process.join(5.0)
@@ -312,6 +366,26 @@ def _inherited() -> Iterator[None]:
             mask(signal.SIG_SETMASK, before)
 
 
+@contextlib.contextmanager
+def _main_module(source: Any) -> Iterator[None]:
+    """Keep a worker from running the user's script again, unless it needs a function of it.
+
+    A new process imports the script that was started, to find what was defined in it. A script
+    that is not guarded by ``if __name__ == "__main__"`` would start its runs again there.
+    """
+    main = sys.modules["__main__"]
+    if b"__main__" in pickle.dumps(source) or not hasattr(main, "__file__"):
+        yield
+        return
+    spec, file = getattr(main, "__spec__", None), main.__file__
+    main.__spec__ = None
+    del main.__file__
+    try:
+        yield
+    finally:
+        main.__spec__, main.__file__ = spec, file
+
+
 def _plain(rows: Tensor) -> Tensor:
     return rows.detach().cpu()
 
@@ -320,13 +394,13 @@ def _arrays(part: Any) -> Any:
     """Tensors as arrays: these are copied into the pipe and leave no shared memory behind."""
     if isinstance(part, Tensor):
         return (part.float() if part.dtype == torch.bfloat16 else part).contiguous().numpy()
-    return part if part is None else {name: _arrays(c) for name, c in part.items()}
+    return {name: _arrays(c) for name, c in part.items()} if isinstance(part, dict) else part
 
 
 def _tensors(part: Any) -> Any:
     if isinstance(part, dict):
         return {name: torch.from_numpy(c) for name, c in part.items()}
-    return part if part is None else torch.from_numpy(part)
+    return torch.from_numpy(part) if isinstance(part, np.ndarray) else part
 
 
 def _work(pipe: connection.Connection, source: Any) -> None:
@@ -351,8 +425,10 @@ def _work(pipe: connection.Connection, source: Any) -> None:
             pipe.send(_answer(reward, x, cond))
 
 
-def _answer(reward: Any, x: Tensor, cond: Cond | None) -> tuple[bool, Any, str | None]:
+def _answer(reward: Any, x: Any, cond: Cond | None) -> tuple[bool, Any, str | None]:
     try:
+        if not isinstance(x, Tensor):
+            return True, reward(x, cond), None
         with torch.no_grad():
             value = checked_rows(reward(x, cond), x, reward)
         value = value.cpu().float() if value.dtype == torch.bfloat16 else value.cpu()

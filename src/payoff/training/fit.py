@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -25,6 +24,7 @@ from payoff.schedules import Schedule
 from payoff.spaces import Condition
 from payoff.training.checkpoints import check_same, load_checkpoint, save_checkpoint
 from payoff.training.conditional import drop_labels
+from payoff.training.processes import ProcessGroup
 
 
 class TrainingDiverged(RuntimeError):
@@ -133,8 +133,9 @@ class _Run:
     ) -> None:
         self.config, self.checkpoint, self.step = config, checkpoint, 0
         self.whole = True  # not in the middle of a step
-        parameter = next(denoiser.parameters())
-        self.accelerator = Accelerator(cpu=parameter.device.type == "cpu")
+        self.like = parameter = next(denoiser.parameters())
+        self.processes = ProcessGroup(parameter.device)
+        self.processes.share_weights(denoiser)
         self.x, self.cond, self.augment = x, cond, augment
         self.weights = None if weights is None else weights / weights.mean()
         self.denoiser = denoiser.train()
@@ -144,10 +145,9 @@ class _Run:
         if not trainable:
             raise UserError("the model has no trainable parameter: every one is frozen")
         self.trainable = trainable
-        optimizer = torch.optim.AdamW(
+        self.optimizer = torch.optim.AdamW(
             trainable, config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
-        self.loss, self.optimizer = self.accelerator.prepare(_Loss(denoiser), optimizer)
         self.average = (
             AveragedModel(denoiser, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
             if config.ema_decay
@@ -182,17 +182,19 @@ class _Run:
             x0, cond = self.augment(x0, cond, self.generator)
         if "label" in cond and self.config.label_dropout:
             cond = drop_labels(cond, self.config.label_dropout, generator=self.generator)
-        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        rank, world = self.processes.rank, self.processes.world
         mine = slice(rank, None, world)
         noise_seed = int(torch.randint(2**62, (), generator=self.generator))
         noise = torch.Generator().manual_seed(noise_seed + rank)
         part = {k: v[mine] for k, v in cond.items()} or None
-        losses = self.loss(x0[mine], t.to(x0)[mine], part, noise)
+        times = t.to(self.like)[mine]  # data may be tokens: their dtype would make every time 0
+        losses = self.denoiser.loss(x0[mine], times, part, generator=noise)
         if self.weights is not None:
             losses = losses * self.weights[rows][mine]
         loss = losses.mean()
         self.optimizer.zero_grad(set_to_none=True)
-        self.accelerator.backward(loss)
+        loss.backward()
+        self.processes.average_gradients(self.trainable, loss.detach(), False)
         if self.config.gradient_clip:
             nn.utils.clip_grad_norm_(self.trainable, self.config.gradient_clip)
         for group in self.optimizer.param_groups:
@@ -240,7 +242,7 @@ class _Run:
         return trained.requires_grad_(False)
 
     def save(self) -> None:
-        if self.checkpoint is None or not self.accelerator.is_main_process:
+        if self.checkpoint is None or not self.processes.first:
             return
         state: dict[str, Any] = {
             "config": to_dict(self.config),
@@ -268,17 +270,6 @@ class _Run:
         self.generator.set_state(state["generator"].cpu())
         self.order, self.step = state["order"].cpu(), state["step"]
         torch.set_rng_state(state["global_rng"].cpu())
-
-
-class _Loss(nn.Module):
-    """The denoiser's loss as a forward call, which is what distributed wrappers hook into."""
-
-    def __init__(self, denoiser: Denoiser) -> None:
-        super().__init__()
-        self.denoiser = denoiser
-
-    def forward(self, x0, t, cond, generator):
-        return self.denoiser.loss(x0, t, cond, generator=generator)
 
 
 def _check_rows(x: Tensor, cond: Condition | None, weights: Tensor | None) -> None:

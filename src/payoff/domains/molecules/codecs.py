@@ -21,10 +21,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from payoff.domains.base import Cond
 from payoff.domains.molecules.hydrogens import place
 from payoff.domains.molecules.molecule import SYMBOLS, Molecule
 from payoff.errors import UserError
+from payoff.rewards.base import Cond
 from payoff.spaces import Centered
 
 MOST_HYDROGENS = 4
@@ -204,3 +204,12 @@ class UnitedAtoms(Codec):
 
 
 CODECS: dict[str, type[UnitedAtoms] | type[AllAtoms]] = {"united": UnitedAtoms, "all": AllAtoms}
+
+
+def decoded(codec: Codec, x: Tensor, cond: Cond) -> list[Molecule | None]:
+    """Molecules of samples (n, N, 3 + F); None where any number of a row is not finite."""
+    x, mask = x.detach(), cond["mask"]
+    # a feature that is no number would be decoded as some element
+    whole = (x.isfinite() | ~mask.unsqueeze(-1)).flatten(1).all(1)
+    found = codec.decode(torch.where(whole[:, None, None], x, torch.zeros_like(x)), {"mask": mask})
+    return [m if fine else None for m, fine in zip(found, whole.tolist(), strict=True)]

@@ -32,7 +32,6 @@ from payoff.denoisers import Denoiser
 from payoff.domains.molecules.codecs import Codec
 from payoff.domains.molecules.config import STEPS
 from payoff.domains.molecules.evaluate import noisy, products
-from payoff.domains.molecules.labels import Scales
 from payoff.domains.molecules.metrics import stability, to_rdkit
 from payoff.domains.molecules.model import MoleculeModel
 from payoff.domains.molecules.molecule import Molecule
@@ -41,6 +40,7 @@ from payoff.domains.molecules.qm9 import QM9
 from payoff.errors import UserError
 from payoff.guidance import ClassifierFree
 from payoff.metrics import Estimate
+from payoff.training.labels import Scales
 
 TABLE_UNITS = {
     "alpha": (1.0, "bohr³"),

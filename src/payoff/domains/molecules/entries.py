@@ -30,13 +30,31 @@ _LATTICE = ("Properties", "Lattice", "pbc")
 
 def sdf_entries(text: str, seed: int) -> Iterator[Entry]:
     """Entries of an SDF file; the mol blocks may be V2000 or V3000."""
+    for block, row in _blocks(text):
+        yield _from_block(block, seed), row
+
+
+def written_entries(text: str) -> Iterator[tuple[Molecule | None, dict[str, Any]]]:
+    """Entries of an SDF file as they stand, whether their bonds make sense or not.
+
+    No atom is added and none is moved; None for a block that RDKit cannot read.
+    """
+    from rdkit import Chem
+
+    quiet()
+    for block, row in _blocks(text):
+        found = Chem.MolFromMolBlock(block, sanitize=False, removeHs=False)
+        yield None if found is None else _taken(found), row
+
+
+def _blocks(text: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The mol block of each entry of an SDF file, with its title and tags."""
     lines = text.splitlines()
     ends = [i for i, line in enumerate(lines) if line.startswith("$$$$")]
     if any(line.strip() for line in lines[ends[-1] + 1 if ends else 0 :]):
         ends.append(len(lines))
     for start, end in zip([0, *(i + 1 for i in ends)], ends, strict=False):
-        block, row = _cut(lines[start:end])
-        yield _from_block(block, seed), row
+        yield _cut(lines[start:end])
 
 
 def xyz_entries(text: str) -> Iterator[Entry]:

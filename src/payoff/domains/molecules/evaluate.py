@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 
 from payoff.denoisers import Denoiser
-from payoff.domains.base import Cond
 from payoff.domains.molecules.codecs import Codec
 from payoff.domains.molecules.config import NOISE, PRODUCTS, STEPS
 from payoff.domains.molecules.metrics import summary
 from payoff.domains.molecules.molecule import Molecule
+from payoff.rewards.base import Cond
 from payoff.samplers import NoisyMultistep, Sampler
 
 

@@ -16,7 +16,13 @@ from typing import Any
 import polars as pl
 
 from payoff.domains.molecules.columns import STRUCTURES, TABLES, find_smiles
-from payoff.domains.molecules.entries import Entry, sdf_entries, smiles_entries, xyz_entries
+from payoff.domains.molecules.entries import (
+    Entry,
+    sdf_entries,
+    smiles_entries,
+    written_entries,
+    xyz_entries,
+)
 from payoff.domains.molecules.metrics import smiles_of, to_rdkit
 from payoff.domains.molecules.molecule import Molecule
 from payoff.domains.vectors.reading import RawTable, read_raw
@@ -109,6 +115,23 @@ def read_molecules(
     else:
         entries = _table_entries(path, smiles, seed)
     return _collected(path, entries, progress)
+
+
+def read_written(path: Path) -> list[tuple[Molecule, dict[str, Any]]]:
+    """The entries of an SDF file that :func:`write_molecules` wrote, with their tags.
+
+    Molecules come back as they were written, valid or not.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    _needs_rdkit(path)
+    found = []
+    for number, (molecule, tags) in enumerate(written_entries(_text(path)), start=1):
+        if molecule is None:
+            raise UserError(f"{path} is damaged: entry {number} cannot be read")
+        found.append((molecule, tags))
+    return found
 
 
 def write_molecules(

@@ -26,15 +26,16 @@ from torch import Tensor, nn
 
 from payoff.domains.molecules.codecs import CODECS, Codec
 from payoff.domains.molecules.config import GuideConfig
-from payoff.domains.molecules.labels import Scales
-from payoff.domains.molecules.loop import MODEL, Loop, command, refuse_folder
 from payoff.domains.molecules.model import MoleculeModel
 from payoff.domains.molecules.molecule import Molecule
+from payoff.domains.molecules.program import command
 from payoff.domains.molecules.qm9 import labelled, load_qm9
 from payoff.errors import UserError
 from payoff.guidance.base import gaussian_process
 from payoff.nets.invariant import InvariantTransformer
 from payoff.pretrained import CONFIG, build, describe, find_beside, read_weights, write_module
+from payoff.training.labels import Scales
+from payoff.training.loop import MODEL, Loop, refuse_folder
 from payoff.values import LabelLikelihood
 from payoff.values.label import log_normal
 
@@ -187,7 +188,7 @@ class GuideRun(Loop):
         # every process draws what one alone would draw, so that the batch is the same
         shape = tuple(x.shape)
         noise = self.process.space.noise(shape, cond, like=x, generator=self.generator)
-        mine = self.together.mine
+        mine = self.processes.local_rows
         x, targets, times, noise = mine(x), mine(self.targets[rows]), mine(times), mine(noise)
         cond = {"mask": mine(cond["mask"])}
         with torch.autocast("cpu", torch.bfloat16, enabled=self.config.precision == "bf16"):
@@ -230,7 +231,7 @@ class GuideRun(Loop):
 
     def export(self, found: dict[str, float]) -> None:
         """Write the averaged guide to ``model/`` with what was measured on it."""
-        facts = self.facts(self.config.part, found)
+        facts = self.facts(f"QM9, {self.config.part}", found)
         self.averaged(facts).save_pretrained(self.out / MODEL)
 
 
@@ -260,7 +261,7 @@ def train(
     except ValueError as error:  # the network's own rules, such as widths by the heads
         raise UserError(str(error)) from error
     run.to_the_end(heard)
-    if run.together.first:
+    if run.processes.first:
         run.evaluate()
     return run
 

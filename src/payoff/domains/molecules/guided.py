@@ -16,11 +16,11 @@ from torch import Tensor
 
 from payoff.domains.molecules.conditional import Asked, Drawn
 from payoff.domains.molecules.guide import LabelGuide
-from payoff.domains.molecules.labels import Scales
 from payoff.domains.molecules.model import MoleculeModel
 from payoff.errors import UserError
 from payoff.guidance import Guided
 from payoff.guidance.base import gaussian_process
+from payoff.training.labels import Scales
 
 KEY = "guide"
 """Where the guide's labels are: a generator may have labels of its own, on other scales."""

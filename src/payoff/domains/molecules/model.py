@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from payoff.denoisers import Denoiser
-from payoff.domains.base import Cond
 from payoff.domains.molecules.codecs import CODECS, Codec
 from payoff.domains.molecules.config import DATA_SET
 from payoff.domains.molecules.evaluate import draw_sizes
 from payoff.errors import UserError
 from payoff.pretrained import CONFIG, find_pretrained, from_pretrained, read_config, shipped
+from payoff.rewards.base import Cond
 
 INSIDE = ("model", "base")
 """Where a run folder keeps its models, the one that is meant first."""

@@ -27,12 +27,13 @@ from torch import Tensor, nn
 
 from payoff.domains.molecules.codecs import AllAtoms
 from payoff.domains.molecules.config import PropertyConfig
-from payoff.domains.molecules.loop import MODEL, Loop, command, refuse_folder
 from payoff.domains.molecules.molecule import Molecule
+from payoff.domains.molecules.program import command
 from payoff.domains.molecules.qm9 import PROPERTIES, labelled, load_qm9
 from payoff.errors import UserError
 from payoff.nets.invariant import InvariantTransformer
 from payoff.pretrained import CONFIG, build, describe, find_beside, read_weights, write_module
+from payoff.training.loop import MODEL, Loop, refuse_folder
 
 EVALUATOR = "evaluator"  # the folder beside shipped weights
 CHUNK = 256  # molecules evaluated at once
@@ -184,7 +185,7 @@ class PropertyRun(Loop):
 
     def loss(self) -> Tensor:
         rows, nodes = self.batches.next()
-        rows = self.together.mine(rows)
+        rows = self.processes.local_rows(rows)
         with torch.autocast("cpu", torch.bfloat16, enabled=self.config.precision == "bf16"):
             found = self.model.standardised(self.x[rows, :nodes], self.mask[rows, :nodes])
         return (found.float() - self.targets[rows]).abs().mean(1)
@@ -208,7 +209,7 @@ class PropertyRun(Loop):
 
     def export(self, found: dict[str, float]) -> None:
         """Write the averaged network to ``model/`` with what was measured on it."""
-        facts = self.facts(self.config.part, found)
+        facts = self.facts(f"QM9, {self.config.part}", found)
         self.averaged().save_pretrained(self.out / MODEL, facts)
 
 
@@ -281,7 +282,7 @@ def train(
     except ValueError as error:  # the network's own rules, such as widths by the heads
         raise UserError(str(error)) from error
     run.to_the_end(heard)
-    if run.together.first:
+    if run.processes.first:
         run.evaluate()
     return run
 

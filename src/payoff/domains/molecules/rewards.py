@@ -42,7 +42,7 @@ from torch import Tensor
 from payoff.configs import suggest
 from payoff.domains.molecules import chemistry, physics
 from payoff.domains.molecules.chemistry import Unscored, valid_mol
-from payoff.domains.molecules.codecs import CODECS, Codec
+from payoff.domains.molecules.codecs import CODECS, Codec, decoded
 from payoff.domains.molecules.learned import learned
 from payoff.domains.molecules.molecule import Molecule
 from payoff.errors import UserError
@@ -112,19 +112,27 @@ class NamedReward:
         return np.array([value for value, _ in found], dtype=np.float64), [why for _, why in found]
 
     def _answer(self, molecule: Molecule | None) -> tuple[float, str | None]:
+        return self.answer(molecule)[:2]
+
+    def answer(self, molecule: Molecule | None) -> tuple[float, str | None, bool]:
+        """The value of one molecule, why it is NaN, and whether the function raised.
+
+        Raises:
+            UserError: the package it needs is not installed.
+        """
         if molecule is None:
-            return math.nan, "the row is no molecule"
+            return math.nan, "the row is no molecule", False
         try:
             value = float(self.of(molecule))
         except UserError:  # of the installation, not of this molecule
             raise
         except Unscored as why:
-            return math.nan, str(why)
+            return math.nan, str(why), False
         except (Exception, SystemExit) as error:  # anything may happen in somebody else's code
-            return math.nan, plainly(error)
+            return math.nan, plainly(error), True
         if not math.isfinite(value):
-            return math.nan, f"{self.name} answered {value}"
-        return value, None
+            return math.nan, f"{self.name} answered {value}", False
+        return value, None, False
 
 
 REWARDS: dict[str, NamedReward] = {
@@ -276,12 +284,7 @@ class MoleculeReward(Reward):
     def __call__(self, x: Tensor, cond: Cond | None = None) -> Tensor:
         x = x.detach()
         mask = self._mask(x, cond)
-        # a feature that is no number would be decoded as some element
-        whole = (x.isfinite() | ~mask.unsqueeze(-1)).flatten(1).all(1).tolist()
-        decoded = self.codec.decode(x, {"mask": mask})
-        values, reasons = self.named.answers(
-            [molecule if fine else None for molecule, fine in zip(decoded, whole, strict=True)]
-        )
+        values, reasons = self.named.answers(decoded(self.codec, x, {"mask": mask}))
         self.asked += len(values)
         self.failed += sum(why is not None for why in reasons)
         self.failure = self.failure or next((why for why in reasons if why is not None), None)

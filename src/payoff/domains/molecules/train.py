@@ -5,7 +5,7 @@ r"""Training the molecule generator, for as long as one likes.
 The run folder holds ``checkpoint.pt`` (resumable to the step), ``log.jsonl`` (one line per reading
 of the loss and per evaluation, with the CPU seconds trained so far) and ``model/`` (the averaged
 denoiser, to be loaded with :func:`~payoff.pretrained.from_pretrained`). Ctrl-C and SIGTERM end the
-run after a checkpoint. Rates and averages: see :mod:`payoff.domains.molecules.loop`.
+run after a checkpoint. Rates and averages: see :mod:`payoff.training.loop`.
 
 With a label the network learns :math:`p(x\mid y)`, y standardised, and for the share
 ``label_dropout`` of the molecules :math:`p(x)`, so that
@@ -15,7 +15,7 @@ the data or, as in RCGDM, from a learned reward (``labels`` of :class:`Run`); no
 anew in every batch, gives :math:`p(x\mid y)` a density where y is a function of x.
 
 Several processes share the work where ``torchrun`` or ``accelerate launch`` starts the command; see
-:mod:`payoff.domains.molecules.together`.
+:mod:`payoff.training.processes`.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ from payoff.denoisers import Denoiser, NetDenoiser
 from payoff.domains.molecules.codecs import CODECS, Codec
 from payoff.domains.molecules.config import TrainConfig
 from payoff.domains.molecules.evaluate import evaluate
-from payoff.domains.molecules.labels import Labels
-from payoff.domains.molecules.loop import (
-    CHECKPOINT,
-    GAMMA,
-    LOG,
-    MODEL,
-    Loop,
-    command,
-    refuse_folder,
-)
+from payoff.domains.molecules.program import command
 from payoff.domains.molecules.qm9 import load_qm9, split
 from payoff.errors import UserError
 from payoff.nets.equivariant import EquivariantTransformer
 from payoff.pretrained import describe, from_pretrained, save_pretrained
 from payoff.processes import GaussianProcess
 from payoff.schedules import Schedule, Sinh
+from payoff.training.labels import Labels
+from payoff.training.loop import (
+    CHECKPOINT,
+    GAMMA,
+    LOG,
+    MODEL,
+    Loop,
+    refuse_folder,
+)
 
 __all__ = ["CHECKPOINT", "GAMMA", "LOG", "MODEL", "Run", "TrainConfig", "build", "train"]
 
@@ -82,7 +82,7 @@ def build(config: TrainConfig, label_dim: int = 0, codec: Codec | None = None) -
 
 
 class Run(Loop):
-    """One training run of a generator; see :class:`~payoff.domains.molecules.loop.Loop`.
+    """One training run of a generator; see :class:`~payoff.training.loop.Loop`.
 
     Args:
         config: see :class:`TrainConfig`.
@@ -134,9 +134,9 @@ class Run(Loop):
 
     def loss(self) -> Tensor:
         rows, nodes = self.batches.next()
-        times, noise, mine = self._times(len(rows)), None, self.together.mine
+        times, noise, mine = self._times(len(rows)), None, self.processes.local_rows
         told = self._labelled(rows)
-        if self.together.world > 1:  # what one process would draw, so that the batch is the same
+        if self.processes.world > 1:  # what one process would draw, so that the batch is the same
             x, cond = self.x[rows, :nodes], {"mask": self.mask[rows, :nodes]}
             space = self.denoiser.process.space
             noise = mine(space.noise(tuple(x.shape), cond, like=x, generator=self.generator))

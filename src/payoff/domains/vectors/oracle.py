@@ -58,7 +58,7 @@ class Oracle:
             raise UserError(f"{name} is a {type(fn).__name__}, not a function of a table")
         self.fn = fn
         self.name = name
-        self._pandas = _wants_pandas(fn)
+        self._pandas = wants_pandas(fn)
 
     def __call__(self, designs: pl.DataFrame) -> OracleResult:
         """Score designs; rows that fail are NaN, and only they."""
@@ -103,9 +103,9 @@ class Oracle:
     def _try(self, argument: Any, n: int, state: _State) -> Array | None:
         state.calls += 1
         if self._pandas and isinstance(argument, pl.DataFrame):
-            argument = _to_pandas(argument)
+            argument = to_pandas(argument)
         try:
-            return _as_numbers(self.fn(argument), n)
+            return as_numbers(self.fn(argument), n)
         except (Exception, SystemExit) as error:  # anything may happen in user code
             if state.message is None:
                 state.message = f"{self.name} failed: {type(error).__name__}: {error}"
@@ -135,7 +135,7 @@ def load_oracle(name: str) -> Oracle:
     return Oracle(found, name)
 
 
-def _as_numbers(answer: Any, n: int) -> Array:
+def as_numbers(answer: Any, n: int) -> Array:
     """One number a row, or an error that says what came instead."""
     if isinstance(answer, pl.DataFrame) or hasattr(answer, "to_numpy"):
         answer = answer.to_numpy()
@@ -153,7 +153,8 @@ def _as_numbers(answer: Any, n: int) -> Array:
     return values.reshape(n)
 
 
-def _wants_pandas(fn: Callable[..., Any]) -> bool:
+def wants_pandas(fn: Callable[..., Any]) -> bool:
+    """Whether a function's first parameter is annotated as a pandas object."""
     target = fn if hasattr(fn, "__annotations__") else type(fn).__dict__.get("__call__", fn)
     notes = {k: v for k, v in getattr(target, "__annotations__", {}).items() if k != "return"}
     first = next(iter(notes.values()), None)
@@ -161,6 +162,7 @@ def _wants_pandas(fn: Callable[..., Any]) -> bool:
     return text.split(".")[0] in ("pandas", "pd")
 
 
-def _to_pandas(rows: pl.DataFrame) -> Any:
+def to_pandas(rows: pl.DataFrame) -> Any:
+    """The rows as a pandas DataFrame."""
     pandas = importlib.import_module("pandas")
     return pandas.DataFrame(rows.to_dict(as_series=False))

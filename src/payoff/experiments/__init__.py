@@ -1,1 +1,0 @@
-"""Jobs from input to run folder: configuration, progress, records."""

@@ -1,1 +1,0 @@
-"""Molecules designed from few labels: QM9's, or those of a file of one's own."""

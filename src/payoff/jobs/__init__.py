@@ -1,0 +1,1 @@
+"""Jobs: train, design, finetune, steer, compare, sample, each once for every kind of object."""

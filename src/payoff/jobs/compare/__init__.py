@@ -1,0 +1,1 @@
+"""``payoff compare``: methods beside each other at equal numbers of reward calls."""

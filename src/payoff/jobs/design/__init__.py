@@ -1,0 +1,1 @@
+"""``payoff design``: objects at an aim, from few labels (RCGDM)."""

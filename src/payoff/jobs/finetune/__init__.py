@@ -1,0 +1,1 @@
+"""``payoff finetune``: a model moved towards a reward."""

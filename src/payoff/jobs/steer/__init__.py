@@ -1,0 +1,1 @@
+"""``payoff steer``: objects drawn towards a reward from a model that stays as it is."""

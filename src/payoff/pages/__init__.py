@@ -1,0 +1,1 @@
+"""HTML and figures that know no run: formatting, palette, canvas, frame."""
