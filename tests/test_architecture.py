@@ -24,7 +24,7 @@ LAYERS = (
     ("guidance", "problems"),
     ("steering", "finetuning"),
     ("domains",),
-    ("checks", "jobs", "pages"),
+    ("checks", "jobs"),
     ("report",),
     ("results",),
     ("commands", "training_command", "functions"),
@@ -131,7 +131,7 @@ def test_the_law_is_not_vacuous() -> None:
     assert not list(complaints(inside, ast.parse("from payoff.rewards.algebra import Sum")))
 
 
-KINDLESS = ("jobs", "report", "pages", "checks", "cli", "commands")
+KINDLESS = ("jobs", "report", "checks", "cli", "commands")
 """Units that know no kind of object: they import none and name none in a string."""
 KIND_NAMES = {path.parent.name for path in (SOURCE / "domains").glob("*/kind.py")}
 WORDS = KIND_NAMES | {"qm9", "rdkit", "smiles"}

@@ -17,15 +17,26 @@ from kind_cases import CASES, Case, foreign_kind, write_sources
 
 from molecule_models import need_qm9, trained
 from payoff.domains.installed import kinds
+from payoff.errors import UserError
 from payoff.jobs.base import start
+from payoff.jobs.compare.job import Compare
+from payoff.jobs.design.job import Design
 from payoff.jobs.finetune.job import Finetune
 from payoff.jobs.model import Model
+from payoff.jobs.sample import sample
 from payoff.jobs.steer.job import Steer
+from payoff.report import build
 from payoff.rewards.ledger import Ledger
 
 TUNING = {
     **{"calls": 80, "per_round": 20, "updates": 3, "batch_size": 16, "count": 6},
     **{"sampler_steps": 4, "evaluate": 16, "temperature": 1.0},
+}
+DESIGNING = {"count": 4, "aims": 3, "sampler_steps": 4, "regressor": "ridge"}
+COMPARING = {
+    **{"methods": "rwr,steer:best-of-n", "calls": "40", "baselines": "base", "samples": 20},
+    **{"workers": 0, "score_invalid": True, "temperature": 1.0},
+    "settings": ["per_round=20", "updates=3", "batch_size=16", "sampler_steps=4", "evaluate=16"],
 }
 STEERING = {"count": 4, "sampler_steps": 4, "temperature": 1.0, "particles": 2}
 RUNS = [
@@ -92,6 +103,58 @@ def test_a_run_leaves_its_files(name: str, job: str, method: str, place: Path) -
     model = Model.load(out / "base")
     objects = model.domain.read_back(out, "designs", designs)
     assert len(objects) == designs.height
+    assert_page(out, name)
+    if job == "finetune":
+        assert len(sample(out, count=3, quiet=True).objects) == 3
+    else:
+        with pytest.raises(UserError, match="payoff steer"):
+            sample(out, count=3, quiet=True)
+
+
+def assert_page(out: Path, name: str) -> None:
+    """The report of a run is one file with a figure."""
+    page = build(out)
+    assert page == out / "report.html"
+    text = page.read_text(encoding="utf-8")
+    assert "</html>" in text, name
+    assert "plotly" in text.lower(), name
+
+
+@pytest.mark.parametrize("name", list(CASES))
+def test_a_design_run_leaves_its_files(name: str, place: Path) -> None:
+    case, source = case_of(name, place)
+    out = place / f"{name}-design"
+    given = {**DESIGNING, **case.design, "score": case.score}
+    if name == "molecules":
+        source, given = "qm9", {**given, "base": source}
+    outcome, _ = start(Design, source, given, out=out, preset="toy", quiet=True)
+    assert outcome is not None
+    record = json.loads((out / "run.json").read_text())
+    assert (record["kind"], record["domain"]) == ("design", name)
+    designs = pl.read_csv(out / "designs.csv")
+    assert designs.height == record["designs"]["count"] > 0
+    for file in (*case.files, *record["files"]):
+        assert (out / file).is_file(), file
+    assert_page(out, name)
+    assert len(sample(out, count=3, quiet=True).objects) > 0
+
+
+@pytest.mark.parametrize("name", list(CASES))
+def test_a_comparison_leaves_its_tables(name: str, place: Path) -> None:
+    case, source = case_of(name, place)
+    out = place / f"{name}-compare"
+    given = {**case.options, **COMPARING, "reward": case.reward or case.own}
+    outcome, _ = start(Compare, source, given, out=out, quiet=True)
+    assert outcome is not None
+    frame = pl.read_csv(out / "compare.csv", infer_schema_length=None)
+    assert {"base", "rwr", "steer:best-of-n"} <= set(frame["label"])
+    assert frame.filter(pl.col("label") == "rwr")["spent"].to_list() == [40]
+    record = json.loads((out / "run.json").read_text())
+    assert (record["kind"], record["domain"], record["crashed"]) == ("compare", name, {})
+    assert (out / "table.md").is_file()
+    assert_page(out, name)
+    with pytest.raises(UserError, match="compares several models"):
+        sample(out, quiet=True)
 
 
 DRIVER = """

@@ -1,1 +1,0 @@
-"""HTML and figures that know no run: formatting, palette, canvas, frame."""
